@@ -1,0 +1,61 @@
+"""`foreword COMMAND ...`: finds the command's module only when the command is used.
+
+Each room brings its own commands (`data_prep/commands.py` and so on); this file knows their names and one line of help,
+so that `foreword --help` imports neither torch nor pyarrow. Users' mistakes end here as one message and an exit code.
+"""
+
+import importlib
+import sys
+
+import click
+
+from foreword import __version__
+from foreword.errors import ForewordError
+
+# name -> (module, attribute, short help); the order is the order in --help: the way of the data
+COMMANDS = {
+    "tokenizer": ("data_prep.commands", "tokenizer", "Train a sentencepiece tokenizer from the same sources."),
+    "prep": ("data_prep.commands", "prep", "Raw text -> a corpus of packed shards."),
+    "verify": ("foreword.artifacts", "verify", "Check every hash of a corpus or a checkpoint."),
+    "inspect": ("foreword.artifacts", "inspect", "Show what a corpus or a checkpoint holds."),
+    "train": ("pipeline.commands", "train", "Train: alone, under torchrun, or under srun."),
+    "eval": ("pipeline.commands", "evaluate", "Loss, perplexity and bits per byte on a corpus."),
+    "generate": ("pipeline.commands", "generate", "Continue a prompt, read in both directions."),
+    "import": ("pipeline.commands", "import_", "Hugging Face GPT-2 weights -> an initial checkpoint."),
+    "export": ("pipeline.commands", "export", "A checkpoint -> Hugging Face GPT-2 weights."),
+    "report": ("pipeline.commands", "report", "A run's curves as one HTML page."),
+    "submit": ("slurm.commands", "submit", "Render an sbatch script from a config and submit it."),
+    "doctor": ("slurm.commands", "doctor", "What this machine has, and what is missing."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a command's module when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="foreword")
+def foreword() -> None:
+    """Raw web text to a trained GPT-2-sized language model, causal or prefix-LM."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        foreword()
+    except ForewordError as error:
+        print(f"foreword: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,57 @@
+"""The errors a user can cause, each with what was wrong, where, and what to do; and the exit codes.
+
+Everything else that is raised is a bug and shows a traceback.
+"""
+
+EXIT_DONE = 0
+EXIT_USAGE = 2
+EXIT_NOT_INTACT = 3
+EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: "run me again"
+
+
+class ForewordError(Exception):
+    """A mistake that the user can mend.
+
+    Args:
+        what: what was wrong, in one sentence without a final full stop.
+        where: the file, line, key or rank it concerns, or None.
+        remedy: what to do about it, or None.
+    """
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, what: str, *, where: object = None, remedy: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        located = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{located}\n  -> {self.remedy}" if self.remedy else located
+
+
+class ConfigError(ForewordError):
+    """A configuration file, an override or a command line that cannot be used."""
+
+
+class MachineError(ForewordError):
+    """Something that this machine lacks or a device that is not there."""
+
+
+class DataError(ForewordError):
+    """Input or a corpus that is not intact, or not what it claims to be."""
+
+    exit_code = EXIT_NOT_INTACT
+
+
+class CheckpointError(ForewordError):
+    """A checkpoint that is not intact, or does not belong to this run."""
+
+    exit_code = EXIT_NOT_INTACT
+
+
+class StoppedOnRequest(ForewordError):
+    """Work that stopped on a signal with everything saved: the same command continues it."""
+
+    exit_code = EXIT_STOPPED

@@ -1,0 +1,135 @@
+"""The configuration of a training run, as the user writes it in configs/train/*.yaml.
+
+Sizes of the global batch are in rows (sequences); the learning-rate schedule is in optimizer steps.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from foreword.config import Section
+
+
+class ModelConfig(Section):
+    """The shape of a GPT-2. The vocabulary is the corpus's."""
+
+    num_layers: PositiveInt
+    hidden_size: PositiveInt
+    num_attention_heads: PositiveInt
+    max_position_embeddings: PositiveInt = 1024
+    layer_norm_eps: PositiveFloat = 1e-5
+    initializer_range: PositiveFloat = 0.02
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden_size(self) -> "ModelConfig":
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        return self
+
+
+class DataConfig(Section):
+    """Which corpus is read, and in which order."""
+
+    corpus: Path
+    train_split: str = "train"
+    validation_split: str = "valid"
+    seed: NonNegativeInt = 1234
+
+
+class BatchConfig(Section):
+    """Rows per optimizer step, and rows per forward pass of one data-parallel rank."""
+
+    global_batch_size: PositiveInt
+    micro_batch_size: PositiveInt
+
+
+class ParallelConfig(Section):
+    """How the model and its state are cut over the processes."""
+
+    tensor_parallel_size: PositiveInt = 1
+    zero_stage: Literal[0, 1, 2, 3] = 1
+
+
+class OptimizerConfig(Section):
+    """AdamW; weight decay acts on matrices only."""
+
+    lr: PositiveFloat
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.1
+    clip_grad_norm: NonNegativeFloat = 1.0
+
+
+class ScheduleConfig(Section):
+    """Linear warmup, then a decay to `min_lr_ratio` x lr at `total_steps`."""
+
+    kind: Literal["cosine", "linear", "constant"] = "cosine"
+    total_steps: PositiveInt
+    warmup_steps: NonNegativeInt = 0
+    min_lr_ratio: NonNegativeFloat = Field(0.1, le=1.0)
+
+    @model_validator(mode="after")
+    def _warmup_ends_before_the_run(self) -> "ScheduleConfig":
+        if self.warmup_steps >= self.total_steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be below total_steps {self.total_steps}")
+        return self
+
+
+class CheckpointConfig(Section):
+    """When to save, and which checkpoints stay: the last `keep_last` and every `keep_every_steps`-th."""
+
+    every_steps: PositiveInt = 1000
+    keep_last: PositiveInt = 3
+    keep_every_steps: PositiveInt | None = None
+
+
+class EvaluationConfig(Section):
+    """Loss on fixed rows of the validation split; `rows` of them, or all with null."""
+
+    every_steps: PositiveInt | None = None
+    rows: PositiveInt | None = 256
+
+
+class WandbConfig(Section):
+    """Weights & Biases. `auto` is online where a key is set and offline elsewhere."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "foreword"
+    name: str | None = None
+
+
+class LoggingConfig(Section):
+    """How often a metrics record is written, and where to besides metrics.jsonl."""
+
+    every_steps: PositiveInt = 10
+    wandb: WandbConfig = WandbConfig()
+
+
+class TrainConfig(Section):
+    """Everything that decides a run. The resolved form is saved with the run and with each checkpoint."""
+
+    run_dir: Path
+    data: DataConfig
+    model: ModelConfig
+    objective: Literal["causal", "prefix"] = "prefix"
+    attention: Literal["auto", "sdpa", "varlen", "flex"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    batch: BatchConfig
+    parallel: ParallelConfig = ParallelConfig()
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    logging: LoggingConfig = LoggingConfig()
+    seed: NonNegativeInt = 1234
+    init_from: Path | None = None
+
+    @model_validator(mode="after")
+    def _tensor_parallel_size_divides_the_heads(self) -> "TrainConfig":
+        heads, size = self.model.num_attention_heads, self.parallel.tensor_parallel_size
+        if heads % size:
+            raise ValueError(f"parallel.tensor_parallel_size {size} does not divide model.num_attention_heads {heads}")
+        return self
