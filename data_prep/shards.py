@@ -1,0 +1,206 @@
+"""Shards on disk: rows of token ids and their segments, written whole, memory-mapped back.
+
+What comes in: a shard's rows and segments as arrays. What goes out: three .npy files and their `ShardInfo`; and, for a
+reader, `Corpus` -> `Split` -> `Row`. Promises: a shard's files appear under their names only when they are whole and on
+the disk; opening a corpus costs one stat per file and builds no index; a row is a view of the mapped file.
+
+Layout (docs/shard-format.md is the reference):
+
+    SPLIT/NAME.tokens.npy     uint16 or uint32 [rows, sequence_length + 1]
+    SPLIT/NAME.row_ptr.npy    int64 [rows + 1]: segments of row r are segments[row_ptr[r]:row_ptr[r + 1]]
+    SPLIT/NAME.segments.npy   int32 [segments, 2]: first column within the row, prefix length (PADDING: -1)
+"""
+
+import hashlib
+import io
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.manifest import FileInfo, Manifest, ShardInfo, SplitInfo, read_manifest_bytes
+from foreword.errors import ConfigError, DataError
+from foreword.files import atomic_write
+
+PADDING = -1
+LARGEST_UINT16_VOCAB = 65536
+PARTS = ("tokens", "row_ptr", "segments")
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The dtype of token ids on disk: uint16 while every id fits (vocab_size <= 65536), else uint32."""
+    return np.dtype(np.uint16 if vocab_size <= LARGEST_UINT16_VOCAB else np.uint32)
+
+
+def write_shard(
+    corpus: Path, split: str, name: str, tokens: np.ndarray, row_ptr: np.ndarray, segments: np.ndarray
+) -> ShardInfo:
+    """Write one shard's three files; each appears whole and flushed to the disk, or not at all.
+
+    Args:
+        corpus: the corpus directory; `corpus/split` must exist.
+        split: "train", "valid" or "test".
+        name: the shard's name, "00000".
+        tokens: uint16 or uint32 [rows, sequence_length + 1].
+        row_ptr: int64 [rows + 1].
+        segments: int32 [segments, 2].
+    """
+    arrays = {
+        "tokens": tokens,
+        "row_ptr": row_ptr.astype(np.int64, copy=False),
+        "segments": segments.astype(np.int32, copy=False),
+    }
+    files = {}
+    for part, array in arrays.items():
+        relative = f"{split}/{name}.{part}.npy"
+        files[relative] = write_array(corpus / relative, array)
+    starts, prefixes = segments[:, 0].astype(np.int64), segments[:, 1]
+    ends = np.append(starts[1:], tokens.shape[1])
+    ends[row_ptr[1:] - 1] = tokens.shape[1]
+    lengths = ends - starts
+    is_text = prefixes != PADDING
+    return ShardInfo(
+        name=name,
+        rows=len(tokens),
+        segments=len(segments),
+        tokens=int(lengths[is_text].sum()),
+        targets=int((lengths - np.maximum(prefixes, 1))[is_text].sum()),
+        padding=int(lengths[~is_text].sum()),
+        files=files,
+    )
+
+
+def write_array(path: Path, array: np.ndarray) -> FileInfo:
+    """Write `array` as .npy, atomically, and return the size and SHA-256 of what was written."""
+    array = np.ascontiguousarray(array)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    content = array.reshape(-1).view(np.uint8).data
+    digest = hashlib.sha256(header.getvalue())
+    with atomic_write(path) as file:
+        file.write(header.getvalue())
+        file.write(content)
+    digest.update(content)
+    return FileInfo(size=header.tell() + array.nbytes, sha256=digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class Row:
+    """One packed row.
+
+    Attributes:
+        tokens: uint16 or uint32 [sequence_length + 1], a read-only view of the mapped file.
+        segments: int32 [k, 2], (first column, prefix length) in column order; a segment ends where the next one starts,
+            the last one at sequence_length + 1. A last segment with prefix length -1 is padding.
+    """
+
+    tokens: np.ndarray
+    segments: np.ndarray
+
+
+class Split:
+    """The rows of one split in shard order; `split.row(i)` maps a shard's files at its first use."""
+
+    def __init__(self, corpus: Path, name: str, info: SplitInfo) -> None:
+        self.name = name
+        self.info = info
+        self._corpus = corpus
+        self._first_row = [0, *accumulate(shard.rows for shard in info.shards)]
+        self._mapped: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return self._first_row[-1]
+
+    def row(self, index: int) -> Row:
+        """The row at `index` in [0, len(split)).
+
+        Raises:
+            IndexError: the index is outside.
+            DataError: a shard's file is not what the manifest says.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of split {self.name!r}, which has {len(self)} rows")
+        shard = bisect_right(self._first_row, index) - 1
+        tokens, row_ptr, segments = self._mapped.get(shard) or self._map(shard)
+        local = index - self._first_row[shard]
+        return Row(tokens[local], segments[row_ptr[local] : row_ptr[local + 1]])
+
+    def __getstate__(self) -> dict:
+        # a data-loader worker maps the files itself; pickling a mapping would copy the shard
+        return {**self.__dict__, "_mapped": {}}
+
+    def _map(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        info = self.info.shards[shard]
+        tokens, row_ptr, segments = (map_array(self._corpus / self.name / f"{info.name}.{part}.npy") for part in PARTS)
+        if len(tokens) != info.rows or row_ptr.shape != (info.rows + 1,) or segments.shape != (info.segments, 2):
+            raise DataError(
+                "the arrays' shapes are not those of the manifest",
+                where=self._corpus / self.name / f"{info.name}.*.npy",
+                remedy="run `foreword verify` on the corpus",
+            )
+        self._mapped[shard] = tokens, row_ptr, segments
+        return self._mapped[shard]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A finished corpus directory.
+
+    Attributes:
+        path: the directory.
+        manifest: what it says about itself.
+        manifest_sha256: hex hash of manifest.json; it stands for every byte of the corpus.
+    """
+
+    path: Path
+    manifest: Manifest
+    manifest_sha256: str
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Corpus":
+        """Open a corpus: read the manifest and compare every file's size with it (no file is read).
+
+        Raises:
+            DataError: no corpus, an invalid manifest, or a file that is missing or has another size.
+        """
+        path = Path(path)
+        content = read_manifest_bytes(path)
+        manifest = Manifest.parse(content, path)
+        problems = [problem for name, info in manifest.files().items() if (problem := size_problem(path / name, info))]
+        if problems:
+            more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
+            remedy = f"run `foreword verify {path}` for the whole list; copy or prepare the corpus again"
+            raise DataError(f"{problems[0]}{more}", remedy=remedy)
+        return cls(path, manifest, hashlib.sha256(content).hexdigest())
+
+    def split(self, name: str) -> Split:
+        """The rows of split `name`.
+
+        Raises:
+            ConfigError: the corpus has no such split.
+        """
+        if name not in self.manifest.splits:
+            known = ", ".join(self.manifest.splits) or "none"
+            raise ConfigError(f"the corpus has no split {name!r}; it has: {known}", where=self.path)
+        return Split(self.path, name, self.manifest.splits[name])
+
+
+def size_problem(path: Path, info: FileInfo) -> str | None:
+    """What is wrong with a file's presence or size, naming the file; None when it has the expected size."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        return f"{path}: {(error.strerror or str(error)).lower()}"
+    if size != info.size:
+        return f"{path}: {size:,} bytes where the manifest says {info.size:,}"
+    return None
+
+
+def map_array(path: Path) -> np.ndarray:
+    """Memory-map a .npy file read-only; DataError naming the file when it is not one."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read as a .npy file: {error}", where=path, remedy="run `foreword verify`") from None
