@@ -1,0 +1,154 @@
+"""The configuration of a cluster, as the user writes it in configs/cluster/*.yaml.
+
+Nothing in it belongs to one training run: the same file serves every run on that cluster. Values that end up in the
+script's `#SBATCH` lines must fit on a line, so control characters are refused here, where the key can still be named.
+"""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+
+from foreword.config import Section
+
+# options that the template or another key of ClusterConfig writes
+OWNED_OPTIONS = {
+    "account": "account",
+    "chdir": None,
+    "cpus-per-task": "cpus_per_task",
+    "gpus-per-node": "gpus_per_node",
+    "job-name": None,
+    "mem": "memory_per_node_gb",
+    "nodes": "nodes",
+    "no-requeue": None,
+    "ntasks": None,
+    "ntasks-per-node": "tasks_per_node",
+    "open-mode": None,
+    "output": None,
+    "partition": "partition",
+    "qos": "qos",
+    "requeue": None,
+    "signal": "signal_before_limit_s",
+    "time": "time_limit",
+}
+# sbatch's own forms: minutes, minutes:seconds, hours:minutes:seconds, and days-hours[:minutes[:seconds]]
+TIME_LIMIT = re.compile(r"(?:(?P<days>\d+)-(?P<after_days>\d+(?::\d+){0,2})|(?P<without_days>\d+(?::\d+){0,2}))")
+MINIMUM_SIGNAL_LEAD_S = 60  # Slurm looks at time limits every 30 s to 60 s; a shorter notice may never arrive
+
+
+def require_single_line(value: str) -> str:
+    """Refuse what would end a `#SBATCH` line or hide in it: newlines and all other control characters.
+
+    Raises:
+        ValueError: the value is empty or holds a control character.
+    """
+    if not value:
+        raise ValueError("must not be empty")
+    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        raise ValueError("must not hold a newline or another control character: it is written on an #SBATCH line")
+    return value
+
+
+def _option_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z-]*", name):
+        raise ValueError("must be the long name of an sbatch option without its dashes, for example constraint")
+    if name in OWNED_OPTIONS:
+        key = OWNED_OPTIONS[name]
+        raise ValueError(f"is written by the key {key!r}" if key else "is written by Foreword itself")
+    return name
+
+
+def _variable_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("must be the name of an environment variable: letters, digits and underscores")
+    return name
+
+
+def _without_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not hold a NUL character: no environment variable and no script can")
+    return value
+
+
+def _time_limit(value: object) -> object:
+    if isinstance(value, int):
+        raise ValueError("must be written in quotes: YAML reads 12:00:00 without them as a number of seconds")
+    if isinstance(value, str) and not TIME_LIMIT.fullmatch(value):
+        raise ValueError("must be a Slurm time, for example '24:00:00' or '2-12:00:00'")
+    return value
+
+
+SingleLine = Annotated[str, AfterValidator(require_single_line)]
+OptionName = Annotated[str, AfterValidator(_option_name)]
+VariableName = Annotated[str, AfterValidator(_variable_name)]
+ShellText = Annotated[str, AfterValidator(_without_nul)]
+
+
+class ClusterConfig(Section):
+    """What a job asks of the cluster, and what the cluster's nodes need before Foreword starts."""
+
+    nodes: PositiveInt = 1
+    gpus_per_node: NonNegativeInt
+    gpu_type: SingleLine | None = None
+    tasks_per_node: PositiveInt | None = None
+    """Processes on each node of a cluster without GPUs; with GPUs there is one process per GPU."""
+    cpus_per_task: PositiveInt
+    memory_per_node_gb: PositiveInt | None = None
+    time_limit: Annotated[str, BeforeValidator(_time_limit)]
+    signal_before_limit_s: int = Field(300, ge=MINIMUM_SIGNAL_LEAD_S)
+    """How long before the time limit training is told to save and stop: longer than a step and a save."""
+    max_restarts: NonNegativeInt = 100
+    """After so many starts the job no longer puts itself back into the queue."""
+    partition: SingleLine | None = None
+    account: SingleLine | None = None
+    qos: SingleLine | None = None
+    sbatch_options: dict[OptionName, SingleLine | int | Literal[True]] = {}
+    """Further sbatch options by long name; `true` stands for an option without a value."""
+    setup: list[ShellText] = []
+    """Lines of shell that every job runs first, for example `module load cuda`. They are code and are not quoted."""
+    environment: dict[VariableName, ShellText] = {}
+    command: list[ShellText] | None = Field(None, min_length=1)
+    """The words that start Foreword on a node; by default the Python that ran `foreword submit`, with `-m foreword`."""
+
+    @model_validator(mode="after")
+    def _one_process_per_gpu(self) -> "ClusterConfig":
+        if self.gpus_per_node and self.tasks_per_node:
+            raise ValueError("tasks_per_node is for clusters without GPUs; with gpus_per_node there is one task per GPU")
+        if not self.gpus_per_node and not self.tasks_per_node:
+            raise ValueError("without GPUs (gpus_per_node: 0) tasks_per_node must say how many processes a node runs")
+        return self
+
+    @model_validator(mode="after")
+    def _the_signal_comes_before_the_limit(self) -> "ClusterConfig":
+        if self.signal_before_limit_s >= self.time_limit_s:
+            raise ValueError(
+                f"signal_before_limit_s {self.signal_before_limit_s} must be below the time_limit of {self.time_limit_s} s"
+            )
+        return self
+
+    @property
+    def processes_per_node(self) -> int:
+        """Tasks that srun starts on each node."""
+        return self.gpus_per_node or self.tasks_per_node or 0
+
+    @property
+    def world_size(self) -> int:
+        """Processes of the whole job."""
+        return self.nodes * self.processes_per_node
+
+    @property
+    def time_limit_s(self) -> int:
+        """The time limit in seconds, read as sbatch reads it."""
+        return seconds_of(self.time_limit)
+
+
+def seconds_of(time_limit: str) -> int:
+    """Seconds of a time in one of sbatch's forms; `time_limit` must match TIME_LIMIT."""
+    match = TIME_LIMIT.fullmatch(time_limit)
+    assert match is not None, time_limit
+    if match["days"]:
+        hours, minutes, seconds = ([int(part) for part in match["after_days"].split(":")] + [0, 0])[:3]
+        return ((int(match["days"]) * 24 + hours) * 60 + minutes) * 60 + seconds
+    parts = [int(part) for part in match["without_days"].split(":")]
+    hours, minutes, seconds = {1: (0, *parts, 0), 2: (0, *parts), 3: tuple(parts)}[len(parts)]
+    return (hours * 60 + minutes) * 60 + seconds
