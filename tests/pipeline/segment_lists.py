@@ -34,7 +34,7 @@ def prefix_len(length: int) -> st.SearchStrategy[int]:
     return st.one_of(corners, st.integers(0, length))
 
 
-def visible_SS(row: Segments, sequence_length: int) -> Tensor:
+def visible(row: Segments, sequence_length: int) -> Tensor:
     """bool [queries, keys]: the rule, pair by pair, over the first `sequence_length` columns of a row."""
     mask = np.zeros((sequence_length, sequence_length), dtype=bool)
     ends = [*(start for start, _ in row[1:]), sequence_length + 1]
