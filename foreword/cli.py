@@ -18,7 +18,7 @@ COMMANDS = {
     "prep": ("data_prep.commands", "prep", "Raw text -> a corpus of packed shards."),
     "verify": ("foreword.artifacts", "verify", "Check every hash of a corpus or a checkpoint."),
     "inspect": ("foreword.artifacts", "inspect", "Show what a corpus or a checkpoint holds."),
-    "train": ("pipeline.commands", "train", "Train: alone, under torchrun, or under srun."),
+    "train": ("pipeline.train_command", "train", "Train: alone, under torchrun, or under srun."),
     "eval": ("pipeline.commands", "evaluate", "Loss, perplexity and bits per byte on a corpus."),
     "generate": ("pipeline.commands", "generate", "Continue a prompt, read in both directions."),
     "import": ("pipeline.commands", "import_", "Hugging Face GPT-2 weights -> an initial checkpoint."),
@@ -33,15 +33,18 @@ class LazyGroup(click.Group):
     """A click group that imports a command's module when the command is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command itself; this is where its module is imported."""
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
         return getattr(importlib.import_module(module), attribute)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, written without importing a command's module."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 

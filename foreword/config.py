@@ -8,18 +8,23 @@ file itself wins over all of them. Lists are replaced, mappings are merged.
 """
 
 import difflib
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foreword.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# text that every YAML reader takes for text once the dumper has quoted YAML's own words (yes, null, ...)
+PLAIN_TEXT = re.compile(r"[A-Za-z_/][\w./ -]*", re.ASCII)
 
 
 class Section(BaseModel):
@@ -29,7 +34,9 @@ class Section(BaseModel):
 
 
 def load_config(path: str | Path, overrides: Sequence[str], model: type[Model]) -> Model:
-    """Read `path` with what it extends, apply `overrides` ("a.b=value", YAML values), and validate.
+    """Read `path` with what it extends, apply `overrides` ("a.b=value"), and validate.
+
+    An override's value is YAML; where YAML would read it as plain text, it is the text exactly as it was typed.
 
     Raises:
         ConfigError: no such file, not YAML, a circular `extends`, an unknown key or a value of the wrong type.
@@ -38,11 +45,8 @@ def load_config(path: str | Path, overrides: Sequence[str], model: type[Model]) 
     layers: list[Path] = []
     merged = _load_with_extends(path, (), layers)
     for override in overrides:
-        key, separator, _ = override.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"{override!r} is not an override", remedy="write overrides as key=value, for example optimizer.lr=3e-4")
         try:
-            merged.merge_with_dotlist([override])
+            merged.merge_with_dotlist([_as_typed(override)])
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise ConfigError(f"cannot apply the override: {str(error).splitlines()[0]}", where=override) from None
     return validate(to_plain(merged, path), model, layers, overrides)
@@ -51,12 +55,14 @@ def load_config(path: str | Path, overrides: Sequence[str], model: type[Model]) 
 def to_plain(config: DictConfig, path: Path) -> dict[str, Any]:
     """Resolve `${...}` interpolations into plain Python values."""
     try:
-        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0], where=path) from None
 
 
-def validate(values: dict[str, Any], model: type[Model], layers: Sequence[Path] = (), overrides: Sequence[str] = ()) -> Model:
+def validate(
+    values: dict[str, Any], model: type[Model], layers: Sequence[Path] = (), overrides: Sequence[str] = ()
+) -> Model:
     """Build `model` from plain `values`; `layers` and `overrides` only serve to say where a bad value came from."""
     try:
         return model.model_validate(values)
@@ -66,7 +72,39 @@ def validate(values: dict[str, Any], model: type[Model], layers: Sequence[Path] 
 
 def dump_config(config: BaseModel) -> str:
     """The resolved configuration as YAML; reading it back gives an equal object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(
+        config.model_dump(mode="json"), Dumper=_RoundTripDumper, sort_keys=False, allow_unicode=True, width=10**6
+    )
+
+
+class _RoundTripDumper(yaml.SafeDumper):
+    """Writes text so that OmegaConf reads the same text: it takes more for numbers than YAML, and `${` for its own."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", escaped, style=None if PLAIN_TEXT.fullmatch(text) else '"')
+
+
+_RoundTripDumper.add_representer(str, _represent_text)
+
+
+def _as_typed(override: str) -> str:
+    """The override with its value quoted when YAML would fold, cut or refuse what is plain text."""
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(
+            f"{override!r} is not an override", remedy="write overrides as key=value, for example optimizer.lr=3e-4"
+        )
+    if value.startswith(("'", '"')):
+        return override
+    try:
+        read = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)["value"]  # type: ignore
+    except yaml.YAMLError:
+        read = ""
+    if isinstance(read, str) and read != value:
+        return f"{key}={json.dumps(value)}"
+    return override
 
 
 def _load_with_extends(path: Path, above: tuple[Path, ...], layers: list[Path]) -> DictConfig:
@@ -87,11 +125,16 @@ def _load_with_extends(path: Path, above: tuple[Path, ...], layers: list[Path]) 
     if not isinstance(config, DictConfig):
         raise ConfigError("a configuration file holds key: value lines", where=path)
     bases = config.pop("extends", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list | ListConfig) or not all(isinstance(base, str) for base in bases):
+        line = _line_of(path, ("extends",))
+        raise ConfigError("`extends` is the path of a file, or a list of such paths", where=f"{path}:{line}")
     merged = OmegaConf.create({})
-    for base in [bases] if isinstance(bases, str) else bases:
-        merged = OmegaConf.merge(merged, _load_with_extends(path.parent / base, (*above, resolved), layers))
+    for base in bases:
+        merged.merge_with(_load_with_extends(path.parent / base, (*above, resolved), layers))
     layers.append(path)
-    return OmegaConf.merge(merged, config)  # type: ignore[return-value]
+    merged.merge_with(config)
+    return merged
 
 
 def _explain(item: Any, model: type[BaseModel], layers: Sequence[Path], overrides: Sequence[str]) -> str:

@@ -62,7 +62,8 @@ class _Lines:
         rate = self.done / elapsed
         remaining = f", {(self.total - self.done) / rate:.0f} s left" if 0 < self.done < self.total else ""
         note = f", {self.note}" if self.note else ""
-        say(f"{self.description}: {self.done:,.0f}/{self.total:,.0f} {self.unit}, {rate:,.1f} {self.unit}/s{remaining}{note}")
+        amount = f"{self.done:,.0f}/{self.total:,.0f} {self.unit}"
+        say(f"{self.description}: {amount}, {rate:,.1f} {self.unit}/s{remaining}{note}")
 
 
 class _Bar:

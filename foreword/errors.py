@@ -26,6 +26,9 @@ class ForewordError(Exception):
         self.where = None if where is None else str(where)
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple:  # keyword-only arguments do not survive pickling by themselves
+        return _rebuild, (type(self), self.what, self.where, self.remedy)
+
     def __str__(self) -> str:
         located = f"{self.where}: {self.what}" if self.where else self.what
         return f"{located}\n  -> {self.remedy}" if self.remedy else located
@@ -51,7 +54,11 @@ class CheckpointError(ForewordError):
     exit_code = EXIT_NOT_INTACT
 
 
-class StoppedOnRequest(ForewordError):
+class StoppedOnRequest(ForewordError):  # noqa: N818 - nothing went wrong
     """Work that stopped on a signal with everything saved: the same command continues it."""
 
     exit_code = EXIT_STOPPED
+
+
+def _rebuild(kind: type[ForewordError], what: str, where: str | None, remedy: str | None) -> ForewordError:
+    return kind(what, where=where, remedy=remedy)

@@ -27,11 +27,11 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO]:
     """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}")
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -49,5 +49,5 @@ def fsync_directory(path: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, read in bounded memory."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,7 @@ script's `#SBATCH` lines must fit on a line, so control characters are refused h
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, StrictInt, model_validator
 
 from foreword.config import Section
 
@@ -102,18 +102,18 @@ class ClusterConfig(Section):
     partition: SingleLine | None = None
     account: SingleLine | None = None
     qos: SingleLine | None = None
-    sbatch_options: dict[OptionName, SingleLine | int | Literal[True]] = {}
+    sbatch_options: dict[OptionName, SingleLine | StrictInt | Literal[True]] = Field(default_factory=dict)
     """Further sbatch options by long name; `true` stands for an option without a value."""
-    setup: list[ShellText] = []
+    setup: list[ShellText] = Field(default_factory=list)
     """Lines of shell that every job runs first, for example `module load cuda`. They are code and are not quoted."""
-    environment: dict[VariableName, ShellText] = {}
+    environment: dict[VariableName, ShellText] = Field(default_factory=dict)
     command: list[ShellText] | None = Field(None, min_length=1)
     """The words that start Foreword on a node; by default the Python that ran `foreword submit`, with `-m foreword`."""
 
     @model_validator(mode="after")
     def _one_process_per_gpu(self) -> "ClusterConfig":
         if self.gpus_per_node and self.tasks_per_node:
-            raise ValueError("tasks_per_node is for clusters without GPUs; with gpus_per_node there is one task per GPU")
+            raise ValueError("tasks_per_node is for clusters without GPUs: with gpus_per_node every GPU has its task")
         if not self.gpus_per_node and not self.tasks_per_node:
             raise ValueError("without GPUs (gpus_per_node: 0) tasks_per_node must say how many processes a node runs")
         return self
@@ -122,7 +122,7 @@ class ClusterConfig(Section):
     def _the_signal_comes_before_the_limit(self) -> "ClusterConfig":
         if self.signal_before_limit_s >= self.time_limit_s:
             raise ValueError(
-                f"signal_before_limit_s {self.signal_before_limit_s} must be below the time_limit of {self.time_limit_s} s"
+                f"signal_before_limit_s {self.signal_before_limit_s} must be below time_limit, {self.time_limit_s} s"
             )
         return self
 
@@ -150,5 +150,7 @@ def seconds_of(time_limit: str) -> int:
         hours, minutes, seconds = ([int(part) for part in match["after_days"].split(":")] + [0, 0])[:3]
         return ((int(match["days"]) * 24 + hours) * 60 + minutes) * 60 + seconds
     parts = [int(part) for part in match["without_days"].split(":")]
-    hours, minutes, seconds = {1: (0, *parts, 0), 2: (0, *parts), 3: tuple(parts)}[len(parts)]
+    if len(parts) == 1:
+        return parts[0] * 60
+    hours, minutes, seconds = ([0, *parts])[-3:]
     return (hours * 60 + minutes) * 60 + seconds

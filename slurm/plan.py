@@ -1,8 +1,8 @@
 """A training run on a cluster: what would be started, checked before anything is.
 
-What comes in: the run's TrainConfig and the ClusterConfig. What goes out: a TrainPlan. Promise: a plan that was made can
-be started as far as the machine that submits can see; what cannot work is a ConfigError or DataError here and not an
-hour later in the queue.
+What comes in: the run's TrainConfig and the ClusterConfig. What goes out: a TrainPlan. Promise: a plan that was made
+can be started as far as the machine that submits can see; what cannot work is a ConfigError or DataError here and not
+an hour later in the queue.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,8 @@ class TrainPlan:
         return "\n".join(
             (
                 f"processes  {self.world_size} = {self.nodes} node(s) x {self.processes_per_node} {kind} process(es)",
-                f"parallel   tensor {self.tensor_parallel_size} x data {self.data_parallel_size}, ZeRO {self.zero_stage}",
+                f"parallel   tensor {self.tensor_parallel_size} x data {self.data_parallel_size},"
+                f" ZeRO {self.zero_stage}",
                 f"batch      {self.global_batch_size} rows = {self.micro_batch_size} a forward pass"
                 f" x {self.data_parallel_size} data-parallel x {self.gradient_accumulation_steps} accumulated;"
                 f" {self.global_batch_tokens:,} tokens",

@@ -71,10 +71,9 @@ def sbatch_options(
         ("output", str(plan.run_dir / "slurm").replace("%", "%%") + "/%j.log"),
         ("open-mode", "append"),
     ]
-    options = [(option, value) for option, value in wanted if value is not None]
-    options.append(("requeue", None))
-    options += [(option, None if value is True else str(value)) for option, value in cluster.sbatch_options.items()]
-    return options
+    own = [(option, value) for option, value in wanted if value is not None]
+    further = [(option, None if value is True else str(value)) for option, value in cluster.sbatch_options.items()]
+    return [*own, ("requeue", None), *further]
 
 
 def quote_for_sbatch(value: str) -> str:
