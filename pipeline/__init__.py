@@ -1,0 +1,1 @@
+"""Shards -> a trained model: order, batch, model, loss, engine, checkpoint."""

@@ -1,0 +1,17 @@
+"""Sharded, topology-free checkpoints.
+
+    run/checkpoints/step_00001000/
+      tp_00_dp_000.safetensors ...   what one process held: flat fp32 fragments of weights and of Adam's moments
+      foreword.json                  written last: what the run was, where each fragment is, every file's SHA-256
+
+A fragment says which logical parameter, which tensor-parallel slice and which flat range it is; so a checkpoint
+needs no conversion to be read by another number of processes, another tensor-parallel size or another ZeRO stage.
+Rooms: `meta` (foreword.json), `fragments` (the engine's state as fragments), `save`, `read` (fragments -> tensors),
+`restore` (into an engine), `find` (which checkpoint), `inspect` (for people).
+"""
+
+from pipeline.checkpoint.find import find_checkpoint, newest_complete
+from pipeline.checkpoint.meta import CheckpointMeta, read_meta
+from pipeline.checkpoint.read import load_full_weights
+
+__all__ = ["CheckpointMeta", "find_checkpoint", "load_full_weights", "newest_complete", "read_meta"]

@@ -1,0 +1,67 @@
+"""Which checkpoint of a run to use: the newest complete one, with a word about every broken one that is passed over."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from foreword.console import warn
+from foreword.errors import CheckpointError
+from pipeline.checkpoint.meta import META_NAME, missing_or_resized, read_meta
+
+CHECKPOINTS = "checkpoints"
+_STEP = re.compile(r"step_(\d{8,})")
+
+
+def step_directory(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint after `step` optimizer steps lies."""
+    return run_dir / CHECKPOINTS / f"step_{step:08d}"
+
+
+def complete_checkpoints(run_dir: Path, report: Callable[[str], None] | None = None) -> list[tuple[int, Path]]:
+    """(step, directory) of the run's complete checkpoints, oldest first.
+
+    Complete means: foreword.json is there and every file has the size it names. `report` hears of each that is not.
+    """
+    complete = []
+    for path in (run_dir / CHECKPOINTS).glob("step_*"):
+        match = _STEP.fullmatch(path.name)
+        if not match:
+            continue
+        problem = first_problem(path)
+        if problem is None:
+            complete.append((int(match[1]), path))
+        elif report:
+            report(f"checkpoint passed over: {problem}")
+    return sorted(complete)
+
+
+def newest_complete(run_dir: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None; broken ones are named in warnings."""
+    complete = complete_checkpoints(run_dir, warn)
+    return complete[-1][1] if complete else None
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that `path` means: itself, or the newest complete one of the run directory.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if (path / META_NAME).is_file() or _STEP.fullmatch(path.name):
+        problem = first_problem(path)
+        if problem:
+            raise CheckpointError(problem, remedy="use another checkpoint; `foreword verify` names every problem")
+        return path
+    newest = newest_complete(path)
+    if newest is None:
+        raise CheckpointError("neither a checkpoint nor a run with a complete one", where=path, remedy="check the path")
+    return newest
+
+
+def first_problem(checkpoint: Path) -> str | None:
+    """Why a checkpoint is not complete, as far as file sizes tell, or None."""
+    try:
+        problems = missing_or_resized(checkpoint, read_meta(checkpoint))
+    except CheckpointError as error:
+        return str(error).splitlines()[0]
+    return problems[0] if problems else None

@@ -1,0 +1,125 @@
+"""foreword.json: what a checkpoint is, and the proof that it is whole."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from foreword.config import Section
+from foreword.errors import CheckpointError
+
+META_NAME = "foreword.json"
+FORMAT_VERSION = 1
+
+
+class Topology(Section):
+    """How the run's state was cut when it was saved."""
+
+    world_size: int
+    tensor_parallel_size: int
+    data_parallel_size: int
+    zero_stage: int
+    precision: str
+
+
+class CorpusIdentity(Section):
+    """The data that the run reads."""
+
+    path: str
+    manifest_sha256: str
+    tokenizer_sha256: str
+    vocab_size: int
+    sequence_length: int
+
+
+class ParameterInfo(Section):
+    """A logical parameter: its full shape, and the dimension that tensor parallelism cuts (None: every rank has it)."""
+
+    shape: tuple[int, ...]
+    partition_dim: int | None
+
+
+class FragmentRange(Section):
+    """Elements [start, start + numel) of a flattened tensor-parallel slice."""
+
+    start: int
+    numel: int
+
+
+class FileEntry(Section):
+    """One .safetensors file of the checkpoint and the fragments in it, by parameter name."""
+
+    size: int
+    sha256: str
+    tensor_parallel_rank: int
+    fragments: dict[str, FragmentRange]
+
+
+class Progress(Section):
+    """How far a run has come."""
+
+    step: int = 0
+    samples_consumed: int = 0
+    tokens_consumed: int = 0
+    targets_consumed: int = 0
+
+    def after_step(self, samples: int, tokens: int, targets: int) -> "Progress":
+        """The progress one optimizer step later."""
+        return Progress(
+            step=self.step + 1,
+            samples_consumed=self.samples_consumed + samples,
+            tokens_consumed=self.tokens_consumed + tokens,
+            targets_consumed=self.targets_consumed + targets,
+        )
+
+
+class CheckpointMeta(Section):
+    """The contents of foreword.json."""
+
+    format: Literal["foreword-checkpoint"] = "foreword-checkpoint"
+    version: Literal[1] = FORMAT_VERSION
+    progress: Progress
+    optimizer_steps: int
+    loss: float | None
+    topology: Topology
+    corpus: CorpusIdentity
+    config: dict
+    versions: dict[str, str]
+    wandb_run_id: str | None
+    parameters: dict[str, ParameterInfo]
+    files: dict[str, FileEntry]
+
+
+def read_meta(checkpoint: Path) -> CheckpointMeta:
+    """Read a checkpoint's foreword.json.
+
+    Raises:
+        CheckpointError: it is missing (the save did not finish), not JSON, or of another format version.
+    """
+    path = checkpoint / META_NAME
+    try:
+        return CheckpointMeta.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"no {META_NAME}: this is not a complete checkpoint", where=checkpoint, remedy="use another checkpoint"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", where=path) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise CheckpointError(f"not a valid {META_NAME}: {place}: {first['msg']}", where=path) from None
+
+
+def missing_or_resized(checkpoint: Path, meta: CheckpointMeta) -> list[str]:
+    """Problems that a look at the file sizes shows, one line each; empty when there are none."""
+    problems = []
+    for name, entry in meta.files.items():
+        try:
+            size = (checkpoint / name).stat().st_size
+        except OSError as error:
+            problems.append(f"{checkpoint / name}: {error.strerror}")
+            continue
+        if size != entry.size:
+            problems.append(f"{checkpoint / name}: {size} bytes, expected {entry.size}")
+    return problems

@@ -1,0 +1,65 @@
+"""A checkpoint -> a live engine, whatever topology wrote it and whatever topology reads it."""
+
+from pathlib import Path
+
+from foreword.errors import CheckpointError
+from pipeline.agreement import all_ranks
+from pipeline.checkpoint.fragments import KINDS, finish_restore, fragments_of
+from pipeline.checkpoint.meta import CheckpointMeta, CorpusIdentity, read_meta
+from pipeline.checkpoint.read import CheckpointReader
+from pipeline.config import TrainConfig
+from pipeline.engine import Engine
+
+
+def restore(checkpoint: Path, engine: Engine) -> CheckpointMeta:
+    """Write a checkpoint's master weights, moments and step count into `engine`; every rank must call this.
+
+    Raises:
+        CheckpointError: a file is unreadable or lacks something; on all ranks.
+    """
+    meta = all_ranks(lambda: _read_into(checkpoint, engine))
+    finish_restore(engine, steps=meta.optimizer_steps)
+    return meta
+
+
+def refuse_other_run(checkpoint: Path, meta: CheckpointMeta, config: TrainConfig, corpus: CorpusIdentity) -> None:
+    """Check that a checkpoint belongs to this model and this data.
+
+    Raises:
+        CheckpointError: the corpus, the tokenizer, the sequence length or the model's shape differ; says how.
+    """
+    differences = []
+    for field in ("manifest_sha256", "tokenizer_sha256", "vocab_size", "sequence_length"):
+        saved, now = getattr(meta.corpus, field), getattr(corpus, field)
+        if saved != now:
+            differences.append(f"corpus {field}: {saved} in the checkpoint, {now} now")
+    saved_model, model = meta.config["model"], config.model.model_dump(mode="json")
+    differences += [
+        f"model.{key}: {saved_model.get(key)} in the checkpoint, {model.get(key)} now"
+        for key in sorted(saved_model.keys() | model.keys())
+        if saved_model.get(key) != model.get(key)
+    ]
+    if differences:
+        raise CheckpointError(
+            "this checkpoint belongs to another run:\n  " + "\n  ".join(differences),
+            where=checkpoint,
+            remedy="use another run_dir, or the data and model that the run was started with",
+        )
+
+
+def _read_into(checkpoint: Path, engine: Engine) -> CheckpointMeta:
+    meta = read_meta(checkpoint)
+    parallel = engine.parallel
+    with CheckpointReader(checkpoint, meta) as reader:
+        for fragment in fragments_of(engine):
+            for kind in KINDS:
+                stored = reader.read_slice_range(
+                    fragment.name,
+                    kind,
+                    parallel.tensor_parallel_rank,
+                    parallel.tensor_parallel_size,
+                    fragment.start,
+                    fragment.numel,
+                )
+                fragment.state[kind].copy_(stored)
+    return meta

@@ -1,0 +1,113 @@
+"""Model + configuration -> a DeepSpeed engine: ZeRO over the data-parallel group, AdamW, clipping.
+
+The loss handed to `backward` is a sum over this rank's scored tokens. It is divided by the number of scored tokens in
+the whole global batch, so the update does not depend on how the batch is cut into ranks and micro-batches: DeepSpeed's
+own averaging (over ranks and accumulation steps) is multiplied out again.
+"""
+
+import logging
+import os
+import warnings
+
+import torch
+from torch import nn
+
+from pipeline.batch import Batch
+from pipeline.config import OptimizerConfig, TrainConfig
+from pipeline.model import parameter_layout
+from pipeline.parallel import Parallel
+
+# DeepSpeed reads these when it is imported: it announces each of its choices otherwise, and looks for MPI
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import deepspeed
+
+
+class Engine:
+    """One optimizer step at a time, over any ZeRO stage.
+
+    Attributes:
+        model: the module with its (possibly partitioned) parameters.
+        layout: every parameter's full shape and tensor-parallel cut.
+        deepspeed: the DeepSpeed engine underneath.
+        gradient_accumulation_steps: micro-batches per optimizer step and rank.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, parallel: Parallel, accumulation_steps: int) -> None:
+        self.model = model
+        self.layout = parameter_layout(model)  # before ZeRO 3 takes the parameters' shapes away
+        self.parallel = parallel
+        self.gradient_accumulation_steps = accumulation_steps
+        self.zero_stage = config.parallel.zero_stage
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, config.optimizer),
+            lr=config.optimizer.lr,
+            betas=config.optimizer.betas,
+            eps=config.optimizer.eps,
+            fused=parallel.device.type == "cuda",
+        )
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(config, parallel, accumulation_steps),
+            mpu=parallel.mpu,
+            dist_init_required=False,
+        )
+
+    @property
+    def optimizer(self) -> "torch.optim.Optimizer | deepspeed.runtime.base_optimizer.ZeROOptimizer":
+        """DeepSpeed's optimizer: plain AdamW for ZeRO 0 in fp32, a ZeRO optimizer around it elsewhere."""
+        return self.deepspeed.optimizer
+
+    def step(self, micro_batches: list[Batch], global_targets: int, lr: float) -> tuple[torch.Tensor, float]:
+        """Run one optimizer step.
+
+        Args:
+            micro_batches: this rank's, `gradient_accumulation_steps` of them, on this rank's device.
+            global_targets: scored tokens in the global batch, over all data-parallel ranks.
+            lr: learning rate of this step.
+
+        Returns:
+            This rank's sum of the negative log-likelihoods (float64 scalar tensor, in nats) and the global gradient
+            norm before clipping.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        scale = self.parallel.data_parallel_size * self.gradient_accumulation_steps / global_targets
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.parallel.device)
+        for batch in micro_batches:
+            loss = self.deepspeed(batch)
+            self.deepspeed.backward(loss * scale)
+            self.deepspeed.step()
+            loss_sum += loss.detach()
+        norm = self.deepspeed.get_global_grad_norm()
+        return loss_sum, float(norm) if norm is not None else float("nan")
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
+    """Matrices with weight decay; biases and layer norms without."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
+    return [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def deepspeed_config(config: TrainConfig, parallel: Parallel, accumulation_steps: int) -> dict:
+    """The part of DeepSpeed's configuration that Foreword decides."""
+    settings: dict = {
+        "train_micro_batch_size_per_gpu": config.batch.micro_batch_size,
+        "gradient_accumulation_steps": accumulation_steps,
+        "gradient_clipping": config.optimizer.clip_grad_norm,
+        "zero_optimization": {"stage": config.parallel.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+    if config.precision == "bf16":
+        settings["bf16"] = {"enabled": True}
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings

@@ -1,0 +1,73 @@
+"""A run's directory: the resolved configuration, the tokenizer, and the checkpoint to continue from.
+
+run/config.yaml       the resolved configuration of the latest start
+run/tokenizer/        the corpus's tokenizer, so that the run can be evaluated and can generate without the corpus
+run/metrics.jsonl     see `telemetry`
+run/checkpoints/      see `checkpoint`
+"""
+
+import shutil
+from pathlib import Path
+
+from data_prep.shards import Corpus
+from foreword.config import dump_config
+from foreword.console import say
+from foreword.errors import ConfigError
+from foreword.files import atomic_write
+from pipeline.checkpoint.find import newest_complete
+from pipeline.checkpoint.meta import CorpusIdentity, read_meta
+from pipeline.checkpoint.restore import refuse_other_run
+from pipeline.checkpoint.save import remove_leftovers
+from pipeline.config import TrainConfig
+
+
+def open_corpus(config: TrainConfig) -> Corpus:
+    """Open the corpus and check that the model has positions enough for its rows.
+
+    Raises:
+        DataError: the corpus is not intact.
+        ConfigError: its rows are longer than the model's positions.
+    """
+    corpus = Corpus.open(config.data.corpus)
+    length, positions = corpus.manifest.sequence_length, config.model.max_position_embeddings
+    if length > positions:
+        raise ConfigError(
+            f"the corpus has rows of {length} tokens and the model {positions} positions",
+            where="model.max_position_embeddings",
+            remedy=f"set it to {length} or more, or prepare the corpus with a smaller sequence_length",
+        )
+    return corpus
+
+
+def identify(corpus: Corpus) -> CorpusIdentity:
+    """What a checkpoint remembers of its data."""
+    tokenizer = corpus.manifest.tokenizer
+    return CorpusIdentity(
+        path=str(corpus.path),
+        manifest_sha256=corpus.manifest_sha256,
+        tokenizer_sha256=tokenizer.sha256,
+        vocab_size=tokenizer.vocab_size,
+        sequence_length=corpus.manifest.sequence_length,
+    )
+
+
+def prepare_run_directory(config: TrainConfig, corpus: Corpus) -> Path | None:
+    """Find the checkpoint to continue from (None: a new run), then lay out the directory; for one rank.
+
+    Raises:
+        CheckpointError: the run was started with other data or another model.
+        ConfigError: the directory cannot be written.
+    """
+    checkpoint = newest_complete(config.run_dir)
+    if checkpoint is not None:
+        refuse_other_run(checkpoint, read_meta(checkpoint), config, identify(corpus))
+    try:
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+        for path in remove_leftovers(config.run_dir):
+            say(f"removed what an interrupted save left behind: {path}")
+        with atomic_write(config.run_dir / "config.yaml", "w") as file:
+            file.write(dump_config(config))
+        shutil.copytree(corpus.path / "tokenizer", config.run_dir / "tokenizer", dirs_exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", where=config.run_dir) from None
+    return checkpoint

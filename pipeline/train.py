@@ -1,0 +1,224 @@
+"""The training loop, top to bottom: open, build, resume, step, evaluate, save.
+
+Every decision that must be the same on all ranks (stop, save, evaluate, give up) is a pure function of the step or of
+numbers that were summed over all ranks, so that no rank waits for another that went elsewhere.
+"""
+
+import math
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from data_prep.shards import Corpus
+from foreword.errors import ForewordError, StoppedOnRequest
+from pipeline.agreement import all_ranks, main_rank
+from pipeline.batch import Batch
+from pipeline.checkpoint.fragments import optimizer_steps
+from pipeline.checkpoint.meta import CheckpointMeta, FileEntry, ParameterInfo, Progress, Topology
+from pipeline.checkpoint.restore import restore
+from pipeline.checkpoint.save import apply_retention, save_checkpoint
+from pipeline.config import TrainConfig
+from pipeline.engine import Engine
+from pipeline.evaluate import evaluate, evaluation_batches
+from pipeline.flops import attended_pairs
+from pipeline.loader import Share, TrainLoader
+from pipeline.model import GPT2, build_model, load_full_state
+from pipeline.order import DataOrder
+from pipeline.parallel import Parallel, initialize
+from pipeline.run_directory import identify, open_corpus, prepare_run_directory
+from pipeline.schedule import learning_rate
+from pipeline.stop import StopRequest
+from pipeline.telemetry import Telemetry
+from pipeline.throughput import Throughput
+from pipeline.versions import library_versions
+
+
+def train(config: TrainConfig) -> None:
+    """Train until `schedule.total_steps`, from the newest complete checkpoint of the run directory if there is one.
+
+    Raises:
+        StoppedOnRequest: a signal came; a checkpoint was saved at a step boundary.
+        ForewordError: the configuration, the corpus or a checkpoint cannot be used, or the loss is not finite.
+    """
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+        parallel = initialize(config.parallel.tensor_parallel_size)
+        stack.callback(parallel.destroy)
+
+        corpus = all_ranks(lambda: open_corpus(config))
+        split = corpus.split(config.data.train_split)
+        share = all_ranks(lambda: Share.of(parallel, config.batch))
+        checkpoint = main_rank(lambda: prepare_run_directory(config, corpus))
+
+        model = all_ranks(lambda: _initial_model(config, corpus)).to(parallel.device)
+        engine = Engine(model, config, parallel, share.gradient_accumulation_steps)
+        progress, wandb_run_id = Progress(), None
+        if checkpoint is not None:
+            meta = restore(checkpoint, engine)
+            progress, wandb_run_id = meta.progress, meta.wandb_run_id
+
+        order = DataOrder(len(split), corpus.manifest_sha256, config.data.seed)
+        causal = config.objective == "causal"
+        loader = TrainLoader(split, order, share, causal=causal, samples_consumed=progress.samples_consumed)
+        stack.callback(loader.close)
+        telemetry = stack.enter_context(Telemetry(config, wandb_run_id, progress.step)) if parallel.is_main else None
+        if telemetry:
+            telemetry.start(progress.step, _topology(config, parallel).model_dump(), checkpoint)
+
+        run = _Run(config, parallel, corpus, engine, telemetry, progress)
+        run.steps(loader, stop)
+
+
+@dataclass(frozen=True)
+class _StepCounts:
+    """What the ranks agree on before a step: sums over the global batch, and whether anyone heard a signal."""
+
+    tokens: int
+    targets: int
+    attended_pairs: int
+    stop: bool
+
+
+class _Run:
+    """A run that is set up: its loop, and what the loop does now and then."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        parallel: Parallel,
+        corpus: Corpus,
+        engine: Engine,
+        telemetry: Telemetry | None,
+        progress: Progress,
+    ) -> None:
+        self.config, self.parallel, self.corpus, self.engine = config, parallel, corpus, engine
+        self.telemetry = telemetry  # on rank 0
+        self.progress = progress
+        self.loss: float | None = None  # of the last logged step
+        self.throughput = Throughput(config.model, engine.model.padded_vocab_size, parallel.world_size, parallel.device)
+
+    def steps(self, loader: TrainLoader, stop: StopRequest) -> None:
+        """Step until the schedule's end, or until a signal."""
+        config, total_steps = self.config, self.config.schedule.total_steps
+        self.throughput.restart()
+        while self.progress.step < total_steps:
+            micro_batches = [batch.to(self.parallel.device) for batch in next(loader)]
+            counts = self._agree(micro_batches, stop)
+            if counts.stop:
+                self._stop(stop)
+
+            lr = learning_rate(self.progress.step, config.optimizer.lr, config.schedule)
+            loss_sum, grad_norm = self.engine.step(micro_batches, counts.targets, lr)
+            self.progress = self.progress.after_step(config.batch.global_batch_size, counts.tokens, counts.targets)
+            self.throughput.add(counts.tokens, counts.targets, counts.attended_pairs, loader.wait_s)
+
+            if self._is_due(config.logging.every_steps):
+                self._log(loss_sum, counts.targets, lr, grad_norm)
+            if self._is_due(config.evaluation.every_steps):
+                self._evaluate()
+            if self._is_due(config.checkpoint.every_steps):
+                self._save()
+        if self.telemetry:
+            self.telemetry.finish(self.progress, self.loss)
+
+    def _is_due(self, every_steps: int | None) -> bool:
+        """Whether something that happens every so many steps, and at the end of the run, happens now."""
+        if every_steps is None:
+            return False
+        return self.progress.step % every_steps == 0 or self.progress.step == self.config.schedule.total_steps
+
+    def _agree(self, micro_batches: list[Batch], stop: StopRequest) -> _StepCounts:
+        """Sum this step's counts over all ranks, in one small all-reduce."""
+        own = [
+            sum(batch.tokens_BS.numel() for batch in micro_batches),
+            sum(batch.num_targets for batch in micro_batches),
+            sum(attended_pairs(batch) for batch in micro_batches),
+            int(stop.heard),
+        ]
+        total = torch.tensor(own, dtype=torch.int64, device=self.parallel.device)
+        dist.all_reduce(total)
+        tokens, targets, pairs, stops = total.tolist()
+        replicas = self.parallel.tensor_parallel_size  # the ranks of a tensor-parallel group count the same rows
+        return _StepCounts(tokens // replicas, targets // replicas, pairs // replicas, stops > 0)
+
+    def _log(self, loss_sum: torch.Tensor, targets: int, lr: float, grad_norm: float) -> None:
+        """Write the record of this step; its loss is the mean over the scored tokens of the global batch, in nats."""
+        dist.all_reduce(loss_sum, group=self.parallel.data_parallel_group)
+        self.loss = loss_sum.item() / targets
+        rates = self.throughput.rates()
+        if self.telemetry:
+            own = {"loss": self.loss, "lr": lr, "grad_norm": grad_norm, "targets": targets}
+            memory = {"memory_bytes": self.throughput.memory_bytes()}
+            self.telemetry.step({**self.progress.model_dump(), **own, **rates, **memory})
+        if not math.isfinite(self.loss):
+            raise ForewordError(
+                f"the loss of step {self.progress.step} is {self.loss}",
+                where=self.config.run_dir,
+                remedy="the last checkpoint is untouched; lower optimizer.lr, or look at the rows of this step",
+            )
+
+    def _evaluate(self) -> None:
+        batches = evaluation_batches(self.corpus, self.config, self.parallel)
+        result = evaluate(self.engine.model, batches, self.corpus.token_bytes(), self.parallel.data_parallel_group)
+        if self.telemetry:
+            self.telemetry.validation(self.progress.step, result.summary())
+        self.throughput.restart()
+
+    def _save(self) -> Path:
+        started = time.perf_counter()
+        path = save_checkpoint(self.config.run_dir, self.engine, self._describe)
+        if self.telemetry:
+            apply_retention(self.config.run_dir, self.config.checkpoint)
+            self.telemetry.checkpoint(self.progress.step, path, time.perf_counter() - started)
+        self.throughput.restart()
+        return path
+
+    def _stop(self, stop: StopRequest) -> None:
+        path = self._save()
+        if self.telemetry:
+            self.telemetry.stop(self.progress.step, stop.name)
+        raise StoppedOnRequest(
+            f"stopped on request after step {self.progress.step}",
+            where=path,
+            remedy="the same command continues from here",
+        )
+
+    def _describe(self, files: dict[str, FileEntry]) -> CheckpointMeta:
+        return CheckpointMeta(
+            progress=self.progress,
+            optimizer_steps=optimizer_steps(self.engine),
+            loss=self.loss,
+            topology=_topology(self.config, self.parallel),
+            corpus=identify(self.corpus),
+            config=self.config.model_dump(mode="json"),
+            versions=library_versions(),
+            wandb_run_id=self.telemetry.wandb_run_id if self.telemetry else None,
+            parameters={
+                name: ParameterInfo(shape=tuple(layout.full_shape), partition_dim=layout.partition_dim)
+                for name, layout in self.engine.layout.items()
+            },
+            files=files,
+        )
+
+
+def _initial_model(config: TrainConfig, corpus: Corpus) -> GPT2:
+    """The model before its first step: drawn from `seed`, or read from `init_from`."""
+    vocab_size = corpus.manifest.tokenizer.vocab_size
+    model = build_model(config.model, vocab_size, attention=config.attention, seed=config.seed)
+    if config.init_from is not None:
+        load_full_state(model, initial_weights(config.init_from, config.model, corpus.manifest.tokenizer))
+    return model
+
+
+def _topology(config: TrainConfig, parallel: Parallel) -> Topology:
+    return Topology(
+        world_size=parallel.world_size,
+        tensor_parallel_size=parallel.tensor_parallel_size,
+        data_parallel_size=parallel.data_parallel_size,
+        zero_stage=config.parallel.zero_stage,
+        precision=config.precision,
+    )

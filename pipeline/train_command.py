@@ -1,0 +1,33 @@
+"""The `foreword train` command."""
+
+import os
+import sys
+
+import click
+
+
+@click.command()
+@click.argument("config", type=click.Path())
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--processes", type=click.IntRange(min=1), help="Start this many processes on this machine.")
+def train(config: str, overrides: tuple[str, ...], processes: int | None) -> None:
+    """Train as CONFIG says, continuing from the run's newest complete checkpoint.
+
+    Run it alone, with --processes on one machine, under torchrun, or under srun. Exit codes: 0 finished, 2 usage or
+    configuration, 3 data or checkpoint not intact, 75 stopped on a signal with a checkpoint (run me again).
+    """
+    from foreword.config import dump_config, load_config
+    from foreword.console import say
+    from pipeline.config import TrainConfig
+
+    resolved = load_config(config, overrides, TrainConfig)
+    if processes is not None:
+        from pipeline.launch import launch
+
+        sys.exit(launch(["train", config, *overrides], processes))
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        say(dump_config(resolved))
+
+    from pipeline.train import train as run
+
+    run(resolved)
