@@ -14,9 +14,9 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 
 from foreword.errors import ConfigError, MachineError
+from pipeline.megatron import parallel_state
 
 TIMEOUT = timedelta(minutes=10)
 
