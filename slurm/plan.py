@@ -8,7 +8,7 @@ an hour later in the queue.
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.manifest import Manifest
+from data_prep.shards import Corpus
 from foreword.errors import ConfigError
 from pipeline.config import TrainConfig
 from slurm.config import ClusterConfig, require_single_line
@@ -61,8 +61,8 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
 
     Raises:
         ConfigError: sizes that do not divide each other, a tensor-parallel group that would span nodes, a path that is
-            not there or that a `#SBATCH` line cannot hold.
-        DataError: the corpus has no readable manifest.
+            not there or that a `#SBATCH` line cannot hold, a split that the corpus does not have.
+        DataError: the corpus is not there, or a file of it is missing or has another size than it should.
     """
     tensor_parallel_size = train.parallel.tensor_parallel_size
     if cluster.processes_per_node % tensor_parallel_size:
@@ -82,7 +82,8 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
         )
     if train.init_from is not None and not train.init_from.exists():
         raise ConfigError("no such checkpoint", where=f"init_from: {train.init_from}", remedy="check the path")
-    manifest = Manifest.load(train.data.corpus)
+    corpus = Corpus.open(train.data.corpus)
+    corpus.split(train.data.train_split)
     return TrainPlan(
         nodes=cluster.nodes,
         processes_per_node=cluster.processes_per_node,
@@ -94,7 +95,7 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
         micro_batch_size=train.batch.micro_batch_size,
         gradient_accumulation_steps=train.batch.global_batch_size // rows_per_pass,
         total_steps=train.schedule.total_steps,
-        global_batch_tokens=train.batch.global_batch_size * manifest.sequence_length,
+        global_batch_tokens=train.batch.global_batch_size * corpus.manifest.sequence_length,
         corpus=train.data.corpus.absolute(),
         run_dir=_printable(train.run_dir.absolute()),
     )

@@ -1,0 +1,242 @@
+"""The rendered script: reviewed copies, shells that accept it, values that stay values, and what it does afterwards.
+
+`srun` and `scontrol` are played by small programs here; a real Slurm runs the scripts in tests/cluster/.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from slurm.config import ClusterConfig
+from slurm.plan import TrainPlan
+from slurm.script import quote_for_sbatch, render_training
+
+GOLDEN = Path(__file__).parent / "golden"
+JOB = {"SLURM_JOB_ID": "123456", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
+SRUN = """#!/bin/bash
+printf '%s\\0' "$@" > "$RECORD/arguments"
+env -0 > "$RECORD/environment"
+exit "$TRAINING_EXITS_WITH"
+"""
+SCONTROL = """#!/bin/bash
+echo "$*" >> "$RECORD/scontrol"
+case $1 in show) printf 'node1\\nnode2\\n' ;; esac
+"""
+CLUSTERS = {
+    "gpu": ClusterConfig(
+        nodes=2,
+        gpus_per_node=8,
+        gpu_type="h100",
+        cpus_per_task=8,
+        memory_per_node_gb=480,
+        time_limit="2-00:00:00",
+        partition="gpu",
+        account="it's ours",
+        sbatch_options={"exclusive": True, "constraint": "a&b", "nice": 5},
+        setup=["module load cuda", 'source "$HOME/venv/bin/activate"'],
+        environment={"NCCL_SOCKET_IFNAME": "ib0", "NOTE": "it's; $HOME"},
+    ),
+    "cpu": ClusterConfig(
+        nodes=2, gpus_per_node=0, tasks_per_node=2, cpus_per_task=1, time_limit="1:00:00", max_restarts=3
+    ),
+}
+
+
+def plan_for(cluster: ClusterConfig, run_dir: str = "/scratch/runs/first") -> TrainPlan:
+    return TrainPlan(
+        nodes=cluster.nodes,
+        processes_per_node=cluster.processes_per_node,
+        gpus_per_node=cluster.gpus_per_node,
+        tensor_parallel_size=1,
+        data_parallel_size=cluster.world_size,
+        zero_stage=1,
+        global_batch_size=cluster.world_size,
+        micro_batch_size=1,
+        gradient_accumulation_steps=1,
+        total_steps=10,
+        global_batch_tokens=1024,
+        corpus=Path("/scratch/corpus"),
+        run_dir=Path(run_dir),
+    )
+
+
+def render(cluster: ClusterConfig, command: list[str] | None = None) -> str:
+    return render_training(
+        plan_for(cluster),
+        cluster,
+        command=command
+        or ["/opt/venv/bin/python", "-m", "foreword", "train", "/scratch/runs/first/slurm/train-ab12.yaml"],
+        name="foreword-first",
+        working_directory=Path("/home/me/work dir"),
+    )
+
+
+class Played:
+    """What the played job did."""
+
+    def __init__(self, directory: Path, done: subprocess.CompletedProcess[str]) -> None:
+        self.directory, self.exit_code, self.output = directory, done.returncode, done.stdout + done.stderr
+
+    @property
+    def srun_arguments(self) -> list[str]:
+        return (self.directory / "arguments").read_text().split("\0")[:-1]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        lines = (self.directory / "environment").read_text().split("\0")[:-1]
+        return dict(line.split("=", 1) for line in lines)
+
+    @property
+    def requeued(self) -> bool:
+        return "requeue 123456" in (self.directory / "scontrol").read_text().splitlines()
+
+
+def play(directory: Path, script: str, training_exits_with: int = 0, **environment: str) -> Played:
+    programs = directory / "bin"
+    programs.mkdir(exist_ok=True)
+    for name, program in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (programs / name).write_text(program)
+        (programs / name).chmod(0o755)
+    (directory / "scontrol").unlink(missing_ok=True)
+    variables = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": "/nonexistent", "RECORD": str(directory)}
+    done = subprocess.run(
+        ["bash"],
+        input=script,
+        env=variables | JOB | {"TRAINING_EXITS_WITH": str(training_exits_with)} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Played(directory, done)
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_the_script_is_the_reviewed_one(name: str) -> None:
+    golden, script = GOLDEN / f"train_{name}.sbatch", render(CLUSTERS[name])
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(script)
+    assert script == golden.read_text(), "when the change is meant: UPDATE_GOLDEN=1 pytest tests/slurm/test_script.py"
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_bash_parses_the_script(name: str) -> None:
+    subprocess.run(["bash", "-n"], input=render(CLUSTERS[name]), text=True, check=True)
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck (make test-slurm installs it)")
+def test_shellcheck_finds_nothing(name: str) -> None:
+    # SC1091: the user's own set-up line sources a file that is not here; SC2016: a $ in a quoted value is meant
+    done = subprocess.run(
+        ["shellcheck", "--exclude=SC1091,SC2016", "-"],
+        input=render(CLUSTERS[name]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_one_task_is_started_per_gpu_and_meets_on_the_first_node(tmp_path: Path) -> None:
+    cluster = ClusterConfig(nodes=2, gpus_per_node=4, cpus_per_task=8, time_limit="60")
+    job = play(tmp_path, render(cluster))
+    assert {"--nodes=2", "--ntasks=8", "--ntasks-per-node=4", "--cpus-per-task=8"} <= set(job.srun_arguments)
+    assert job.environment["MASTER_ADDR"] == "node1"
+
+
+def test_jobs_with_neighbouring_numbers_meet_at_different_ports(tmp_path: Path) -> None:
+    script = render(CLUSTERS["cpu"])
+    numbers = (1, 2, 19_999, 20_000)
+    ports = [int(play(tmp_path, script, SLURM_JOB_ID=str(number)).environment["MASTER_PORT"]) for number in numbers]
+    assert len(set(ports)) == len(ports)
+    assert all(1024 < port < 32768 for port in ports)  # above the privileged ones, below Linux' ephemeral ones
+
+
+@pytest.mark.parametrize("missing", JOB)
+def test_a_missing_variable_of_slurm_ends_the_job_before_training(tmp_path: Path, missing: str) -> None:
+    script = f"unset {missing}\n{render(CLUSTERS['cpu'])}"
+    job = play(tmp_path, script)
+    assert job.exit_code != 0
+    assert missing in job.output
+    assert not (tmp_path / "arguments").exists()
+
+
+def test_another_number_of_nodes_than_planned_ends_the_job_before_training(tmp_path: Path) -> None:
+    job = play(tmp_path, render(CLUSTERS["cpu"]), SLURM_JOB_NUM_NODES="3")
+    assert job.exit_code == 2
+    assert "got 3 node(s), planned for 2" in job.output
+    assert not (tmp_path / "arguments").exists()
+
+
+def test_a_run_that_stopped_with_a_checkpoint_goes_back_into_the_queue(tmp_path: Path) -> None:
+    job = play(tmp_path, render(CLUSTERS["cpu"]), training_exits_with=75)
+    assert job.requeued
+    assert job.exit_code == 75
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 137])
+def test_every_other_end_is_the_end(tmp_path: Path, code: int) -> None:
+    job = play(tmp_path, render(CLUSTERS["cpu"]), training_exits_with=code)
+    assert not job.requeued
+    assert job.exit_code == code
+
+
+def test_restarts_are_bounded(tmp_path: Path) -> None:
+    script = render(CLUSTERS["cpu"])
+    assert play(tmp_path, script, training_exits_with=75, SLURM_RESTART_COUNT="2").requeued
+    last = play(tmp_path, script, training_exits_with=75, SLURM_RESTART_COUNT="3")
+    assert not last.requeued
+    assert last.exit_code == 75
+
+
+# what a POSIX argument or an environment variable can hold
+ARGUMENT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+
+
+@given(word=ARGUMENT, value=ARGUMENT)
+@example(word='it\'s a "name"; touch broken\nand more', value="$(touch broken) `touch broken` ${HOME} \\ ' \" \n #")
+@example(word="", value="")
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_words_and_variables_reach_the_tasks_as_they_are(tmp_path: Path, word: str, value: str) -> None:
+    cluster = CLUSTERS["cpu"].model_copy(update={"environment": {"TRICKY": value}})
+    job = play(tmp_path, render(cluster, command=["python", word]))
+    assert job.exit_code == 0
+    assert job.srun_arguments[-2:] == ["python", word]
+    assert job.environment["TRICKY"] == value
+    assert not Path("broken").exists()
+
+
+def test_set_up_lines_may_use_unset_variables(tmp_path: Path) -> None:
+    cluster = CLUSTERS["cpu"].model_copy(update={"setup": ["export FROM_SETUP=$UNSET_HERE.done"]})
+    assert play(tmp_path, render(cluster)).environment["FROM_SETUP"] == ".done"
+
+
+def test_a_failing_set_up_line_ends_the_job(tmp_path: Path) -> None:
+    cluster = CLUSTERS["cpu"].model_copy(update={"setup": ["false"]})
+    assert play(tmp_path, render(cluster)).exit_code == 1
+
+
+def test_tasks_use_the_cores_they_were_given_unless_told_otherwise(tmp_path: Path) -> None:
+    cluster = CLUSTERS["cpu"].model_copy(update={"cpus_per_task": 6})
+    assert play(tmp_path, render(cluster)).environment["OMP_NUM_THREADS"] == "6"
+    told = cluster.model_copy(update={"environment": {"OMP_NUM_THREADS": "2"}})
+    assert play(tmp_path, render(told)).environment["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "return\r", "nul\0", ""])
+def test_what_an_sbatch_line_cannot_hold_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="must not"):
+        quote_for_sbatch(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "quoted"),
+    [("gpu", "gpu"), ("a b", '"a b"'), ("it's", '"it\'s"'), ('"', '"\\""'), ("a\\b", '"a\\\\b"'), ("a;#b", '"a;#b"')],
+)
+def test_quoting_for_sbatch_lines(value: str, quoted: str) -> None:
+    assert quote_for_sbatch(value) == quoted
