@@ -23,7 +23,7 @@ COMMANDS = {
     "generate": ("pipeline.commands", "generate", "Continue a prompt, read in both directions."),
     "import": ("pipeline.commands", "import_", "Hugging Face GPT-2 weights -> an initial checkpoint."),
     "export": ("pipeline.commands", "export", "A checkpoint -> Hugging Face GPT-2 weights."),
-    "report": ("pipeline.commands", "report", "A run's curves as one HTML page."),
+    "report": ("pipeline.report_command", "report", "A run's curves as one HTML page."),
     "submit": ("slurm.commands", "submit", "Render an sbatch script from a config and submit it."),
     "doctor": ("slurm.commands", "doctor", "What this machine has, and what is missing."),
 }
