@@ -1,40 +1,56 @@
-# make demo | make test | make lint      each sets up .venv by itself
+# make demo | make test | make test-slurm | make lint      each sets up .venv by itself
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test test-slurm lint format clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# absolute, and in front: the tests and the demo call `foreword` and `ninja` by name
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
+# a stamp per state of the dependencies: an interrupted or outdated set-up has none and is gone through again
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
 help:
-	@echo "make demo    raw text -> tokenizer -> shards -> trained, resumed, evaluated, generating model (about 5 minutes)"
-	@echo "make test    the whole test suite"
-	@echo "make lint    ruff and mypy"
+	@echo "make demo        raw text -> tokenizer -> shards -> trained, resumed, evaluated, generating model (about 5 minutes)"
+	@echo "                 DATA=my.jsonl takes your own text: one JSON object a line, with a field \"text\""
+	@echo "make test        the whole test suite; the tests on a real Slurm run where Slurm is installed"
+	@echo "make test-slurm  only the tests on a real Slurm; installs Debian's packages for them (as root)"
+	@echo "make lint        ruff and mypy"
+	@echo "make format      let ruff mend what it can"
+	@echo "make clean       remove .venv and everything else that make and the demo made"
 
 setup: $(STAMP)
 
-# torch first and by itself, so that nothing else decides which build of it is taken
-$(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Foreword needs Python 3.11 or newer")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	rm -f $(VENV)/.installed-* && touch $@
+# torch comes first and by itself, so that nothing else decides which build of it is taken
+$(STAMP):
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON): install Python 3.11 or newer, or name one with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Foreword needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo "There is no C++ compiler, which DeepSpeed needs (Debian, Ubuntu: apt-get install g++)" >&2; exit 1; }
+	@echo "Setting up $(VENV) (PyTorch and its companions: this takes a few minutes the first time)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) torch==2.13.0
+	@$(PIP) --editable '.[dev]'
+	@rm -f $(VENV)/.installed-* && touch $@
 
 demo: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python demo.py $(if $(DATA),--data $(DATA))
+	@$(IN_VENV) python demo/run.py $(if $(DATA),--data "$$DATA")
 
 test: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	@$(IN_VENV) python -m pytest
+
+test-slurm: setup
+	@tests/cluster/slurm_local.sh install
+	@$(IN_VENV) FOREWORD_REQUIRE_SLURM=1 python -m pytest -m slurm
 
 lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@$(IN_VENV) ruff check .
+	@$(IN_VENV) ruff format --check .
+	@$(IN_VENV) mypy
 
 format: setup
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	@$(IN_VENV) ruff check --fix .
+	@$(IN_VENV) ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info demo-run
+	rm -rf $(VENV) build *.egg-info demo-run .pytest_cache .ruff_cache .mypy_cache .hypothesis .slurm

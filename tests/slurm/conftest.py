@@ -2,36 +2,16 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
+from tiny_corpus import make_corpus
 
-from data_prep.manifest import Manifest, SplitInfo, TokenizerInfo
-from data_prep.shards import write_shard
 from pipeline.config import TrainConfig
 from slurm.config import ClusterConfig
-
-SEQUENCE_LENGTH = 16
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Four rows of sixteen inputs each, one causal document a row."""
-    path = tmp_path / "corpus"
-    (path / "train").mkdir(parents=True)
-    tokens = np.zeros((4, SEQUENCE_LENGTH + 1), dtype=np.uint16)
-    shard = write_shard(path, "train", "00000", tokens, np.arange(5), np.zeros((4, 2), dtype=np.int32))
-    sums = shard.model_dump(include={"rows", "segments", "tokens", "targets", "padding"})
-    Manifest(
-        tokenizer=TokenizerInfo(kind="sentencepiece", name="t", sha256="0", vocab_size=8, eod_id=0, pad_id=0),
-        sequence_length=SEQUENCE_LENGTH,
-        dtype="uint16",
-        packing={"policy": "best_fit"},
-        seed=1,
-        splits={"train": SplitInfo(documents=4, cut_documents=0, shards=[shard], **sums)},
-        sources=[],
-        config={},
-    ).save(path)
-    return path
+    return make_corpus(tmp_path / "corpus").path
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tiny_corpus import SEQUENCE_LENGTH
 
 from foreword.errors import ConfigError, DataError
 from pipeline.config import TrainConfig
@@ -14,7 +15,7 @@ def test_the_plan_multiplies_out(train_config: TrainConfig, cluster_config: Clus
     plan = plan_training(train_config, cluster_config)
     assert (plan.world_size, plan.tensor_parallel_size, plan.data_parallel_size) == (8, 2, 4)
     assert plan.gradient_accumulation_steps * plan.micro_batch_size * plan.data_parallel_size == 64
-    assert plan.global_batch_tokens == 64 * 16
+    assert plan.global_batch_tokens == 64 * SEQUENCE_LENGTH
     description = plan.describe()
     assert "8 = 2 node(s) x 4 GPU process(es)" in description
     assert "tensor 2 x data 4" in description

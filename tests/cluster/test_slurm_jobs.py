@@ -1,0 +1,85 @@
+"""Rendered jobs on a real Slurm: they start on all nodes, come back after a stop, and finish by themselves."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster_of_nodes import Cluster
+from tiny_corpus import make_corpus
+from training import curve, train_config
+
+from foreword.config import dump_config
+
+pytestmark = pytest.mark.slurm
+
+# plays training: notes what a task sees, stops with a checkpoint at the first start and finishes at the second
+PRETEND = """#!/bin/bash
+env -0 > "$1/task-$SLURM_PROCID-start-${SLURM_RESTART_COUNT:-0}"
+[ -n "$SLURM_RESTART_COUNT" ] || exit 75
+"""
+
+
+def write_configs(directory: Path, run_name: str, **cluster: object) -> tuple[Path, Path]:
+    """A training and a cluster configuration (two nodes, a CPU task each) in `directory`."""
+    train, cluster_path = directory / "train.yaml", directory / "cluster.yaml"
+    train.write_text(dump_config(train_config(directory / run_name, make_corpus(directory / "corpus").path)))
+    values = {"nodes": 2, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1, "time_limit": "10:00"}
+    cluster_path.write_text(yaml.safe_dump(values | {"signal_before_limit_s": 60} | cluster))
+    return train, cluster_path
+
+
+def task_environment(directory: Path, task: int, start: int) -> dict[str, str]:
+    words = (directory / f"task-{task}-start-{start}").read_text().split("\0")[:-1]
+    return dict(word.split("=", 1) for word in words)
+
+
+def test_a_stopped_job_comes_back_from_the_queue_whatever_its_names_hold(slurm: Cluster, tmp_path: Path) -> None:
+    directory = tmp_path / 'it\'s a; "dir" #1 100% $HOME `x`'
+    directory.mkdir()
+    pretend = directory / "pretend training"
+    pretend.write_text(PRETEND)
+    value = "two\nlines; it's $HOME"
+    command = ["bash", str(pretend), str(directory)]
+    configs = write_configs(directory, "run; #2 50%", command=command, environment={"TRICKY": value})
+
+    job = slurm.submit_training(*configs)
+    facts = slurm.wait_for(job, "COMPLETED", "FAILED")
+
+    assert (facts["JobState"], facts["Restarts"], facts["ExitCode"]) == ("COMPLETED", "1", "0:0")
+    log = (directory / "run; #2 50%" / "slurm" / f"{job}.log").read_text()
+    assert "start 1: 2 processes" in log
+    assert "start 2: 2 processes" in log
+    for start in (0, 1):
+        tasks = [task_environment(directory, task, start) for task in (0, 1)]
+        assert {task["SLURMD_NODENAME"] for task in tasks} == {"node1", "node2"}
+        assert {task["MASTER_ADDR"] for task in tasks} == {"node1"}
+        assert len({task["MASTER_PORT"] for task in tasks}) == 1
+        assert all(task["SLURM_NTASKS"] == "2" and task["TRICKY"] == value for task in tasks)
+
+
+def test_training_that_is_signalled_resumes_by_itself_on_the_next_start(slurm: Cluster, tmp_path: Path) -> None:
+    steps = 400
+    train, cluster = write_configs(tmp_path, "run")
+    job = slurm.submit_training(train, cluster, f"schedule.total_steps={steps}", "checkpoint.every_steps=1000")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    slurm.wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 5)
+    slurm.run("scancel", "--signal=USR1", job)
+
+    facts = slurm.wait_for(job, "COMPLETED", "FAILED", timeout_s=120)
+    log = (tmp_path / "run" / "slurm" / f"{job}.log").read_text()
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), log
+    assert "resumed from" in log
+    assert sorted(curve(tmp_path / "run")) == list(range(1, steps + 1))
+
+
+def test_a_configuration_error_ends_the_job(slurm: Cluster, tmp_path: Path) -> None:
+    train, cluster = write_configs(tmp_path, "run")
+    job = slurm.submit_training(train, cluster, "model.max_position_embeddings=8")
+    facts = slurm.wait_for(job, "COMPLETED", "FAILED")
+    assert (facts["JobState"], facts["Restarts"], facts["ExitCode"]) == ("FAILED", "0", "2:0")
+
+
+def test_a_partition_that_does_not_exist_is_refused_at_submission(slurm: Cluster, tmp_path: Path) -> None:
+    train, cluster = write_configs(tmp_path, "run", partition="no such partition")
+    with pytest.raises(AssertionError, match="invalid partition specified: no such partition"):
+        slurm.submit_training(train, cluster)
