@@ -5,9 +5,10 @@ the whole global batch, so the update does not depend on how the batch is cut in
 own averaging (over ranks and accumulation steps) is multiplied out again.
 """
 
+import io
 import logging
 import os
-import warnings
+from contextlib import redirect_stdout
 
 import torch
 from torch import nn
@@ -17,13 +18,11 @@ from pipeline.config import OptimizerConfig, TrainConfig
 from pipeline.model import parameter_layout
 from pipeline.parallel import Parallel
 
-# DeepSpeed reads these when it is imported: it announces each of its choices otherwise, and looks for MPI
+# read when DeepSpeed is imported, which otherwise announces each of its choices
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import deepspeed
+import deepspeed
 
 
 class Engine:
@@ -49,13 +48,14 @@ class Engine:
             eps=config.optimizer.eps,
             fused=parallel.device.type == "cuda",
         )
-        self.deepspeed, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            config=deepspeed_config(config, parallel, accumulation_steps),
-            mpu=parallel.mpu,
-            dist_init_required=False,
-        )
+        with redirect_stdout(io.StringIO()):  # it prints that it has compiled its shared-memory collective
+            self.deepspeed, *_ = deepspeed.initialize(
+                model=model,
+                optimizer=optimizer,
+                config=deepspeed_config(config, accumulation_steps),
+                mpu=parallel.mpu,
+                dist_init_required=False,
+            )
 
     @property
     def optimizer(self) -> "torch.optim.Optimizer | deepspeed.runtime.base_optimizer.ZeROOptimizer":
@@ -78,13 +78,24 @@ class Engine:
             group["lr"] = lr
         scale = self.parallel.data_parallel_size * self.gradient_accumulation_steps / global_targets
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.parallel.device)
-        for batch in micro_batches:
+        grad_norm = None
+        for index, batch in enumerate(micro_batches):
             loss = self.deepspeed(batch)
             self.deepspeed.backward(loss * scale)
+            if self.zero_stage == 0 and index == len(micro_batches) - 1:
+                grad_norm = self._full_gradient_norm()
             self.deepspeed.step()
             loss_sum += loss.detach()
-        norm = self.deepspeed.get_global_grad_norm()
-        return loss_sum, float(norm) if norm is not None else float("nan")
+        return loss_sum, float(self.deepspeed.get_global_grad_norm() if grad_norm is None else grad_norm)
+
+    def _full_gradient_norm(self) -> torch.Tensor:
+        """Global norm of the averaged gradients, which every rank holds without ZeRO (DeepSpeed tells it only with)."""
+        squares = torch.zeros(2, dtype=torch.float64, device=self.parallel.device)  # cut parameters, replicated ones
+        for name, parameter in self.model.named_parameters():
+            replicated = self.layout[name].partition_dim is None
+            squares[int(replicated)] += parameter.grad.double().square().sum()
+        torch.distributed.all_reduce(squares[0], group=self.parallel.mpu.get_tensor_model_parallel_group())
+        return squares.sum().sqrt()
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
@@ -97,7 +108,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
     ]
 
 
-def deepspeed_config(config: TrainConfig, parallel: Parallel, accumulation_steps: int) -> dict:
+def deepspeed_config(config: TrainConfig, accumulation_steps: int) -> dict:
     """The part of DeepSpeed's configuration that Foreword decides."""
     settings: dict = {
         "train_micro_batch_size_per_gpu": config.batch.micro_batch_size,

@@ -15,7 +15,9 @@ from megatron.core.tensor_parallel import copy_to_tensor_model_parallel_region, 
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-LOGITS_PER_CHUNK = 2**22  # 16 MiB of fp32 logits
+# Fewer make the sum of the weight's gradients, which passes over the whole matrix once per chunk, cost more than the
+# multiplication; more fall out of a CPU's caches.
+POSITIONS_PER_CHUNK = 512
 
 
 def scored_nll(hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, vocab_size: int, group: ProcessGroup) -> Tensor:
@@ -29,9 +31,8 @@ def scored_nll(hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, vocab_siz
         group: the tensor-parallel group.
     """
     with torch.no_grad():
-        chunks = zip(*_chunks(weight_VD, hidden_ND, labels_N), strict=True)
-        parts = [_nll(_logits(h_CD, weight_VD, vocab_size, group), labels_C) for h_CD, labels_C in chunks]
-    return torch.cat(parts) if parts else hidden_ND.new_zeros(0, dtype=torch.float32)
+        chunks = zip(hidden_ND.split(POSITIONS_PER_CHUNK), labels_N.split(POSITIONS_PER_CHUNK), strict=True)
+        return torch.cat([_nll(_logits(h_CD, weight_VD, vocab_size, group), labels_C) for h_CD, labels_C in chunks])
 
 
 def scored_nll_sum(
@@ -47,32 +48,29 @@ def scored_nll_sum(
 
 class _ScoredNllSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, labels_N, vocab_size, group):  # noqa: ANN001, ANN205
+    def forward(ctx, hidden_ND, weight_VD, labels_N, vocab_size, group):
         grad_hidden_ND = torch.empty_like(hidden_ND)
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)  # many chunks add up: not in bf16
         loss_sum = hidden_ND.new_zeros((), dtype=torch.float32)
-        chunks = _chunks(weight_VD, hidden_ND, labels_N, grad_hidden_ND)
+        chunks = (tensor.split(POSITIONS_PER_CHUNK) for tensor in (hidden_ND, labels_N, grad_hidden_ND))
         for hidden_CD, labels_C, grad_hidden_CD in zip(*chunks, strict=True):
             logits_CV = _logits(hidden_CD, weight_VD, vocab_size, group).requires_grad_()
             with torch.enable_grad():
                 chunk_sum = _nll(logits_CV, labels_C).sum()
             (grad_logits_CV,) = torch.autograd.grad(chunk_sum, logits_CV)
             torch.mm(grad_logits_CV, weight_VD, out=grad_hidden_CD)
-            grad_weight_VD += grad_logits_CV.T @ hidden_CD
+            if hidden_CD.dtype == torch.float32:
+                grad_weight_VD.addmm_(grad_logits_CV.T, hidden_CD)
+            else:
+                grad_weight_VD += grad_logits_CV.T @ hidden_CD
             loss_sum += chunk_sum
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD.to(weight_VD.dtype))
         return loss_sum
 
     @staticmethod
-    def backward(ctx, grad_output):  # noqa: ANN001, ANN205
+    def backward(ctx, grad_output):
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         return grad_hidden_ND * grad_output, grad_weight_VD * grad_output, None, None, None
-
-
-def _chunks(weight_VD: Tensor, *tensors_N: Tensor) -> list[tuple[Tensor, ...]]:
-    """Each tensor cut along its first dimension so that a chunk's logits stay below LOGITS_PER_CHUNK."""
-    rows = max(1, LOGITS_PER_CHUNK // weight_VD.shape[0])
-    return [tensor.split(rows) if tensor.shape[0] else () for tensor in tensors_N]
 
 
 def _logits(hidden_CD: Tensor, weight_VD: Tensor, vocab_size: int, group: ProcessGroup) -> Tensor:

@@ -14,9 +14,9 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from megatron.core import parallel_state
 
 from foreword.errors import ConfigError, MachineError
-from pipeline.megatron import parallel_state
 
 TIMEOUT = timedelta(minutes=10)
 
@@ -108,6 +108,8 @@ def initialize(tensor_parallel_size: int = 1) -> Parallel:
     device = torch.device("cuda", placement.local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
+        # tensor parallelism overlaps its gradient all-reduce with computation only with one hardware queue
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",

@@ -19,14 +19,14 @@ from pipeline.agreement import all_ranks, main_rank
 from pipeline.batch import Batch
 from pipeline.checkpoint.fragments import optimizer_steps
 from pipeline.checkpoint.meta import CheckpointMeta, FileEntry, ParameterInfo, Progress, Topology
+from pipeline.checkpoint.read import load_full_weights
 from pipeline.checkpoint.restore import restore
 from pipeline.checkpoint.save import apply_retention, save_checkpoint
 from pipeline.config import TrainConfig
 from pipeline.engine import Engine
-from pipeline.evaluate import evaluate, evaluation_batches
 from pipeline.flops import attended_pairs
 from pipeline.loader import Share, TrainLoader
-from pipeline.model import GPT2, build_model, load_full_state
+from pipeline.model import GPT2, build_model, load_full_state, padded_vocab_size
 from pipeline.order import DataOrder
 from pipeline.parallel import Parallel, initialize
 from pipeline.run_directory import identify, open_corpus, prepare_run_directory
@@ -99,7 +99,9 @@ class _Run:
         self.telemetry = telemetry  # on rank 0
         self.progress = progress
         self.loss: float | None = None  # of the last logged step
-        self.throughput = Throughput(config.model, engine.model.padded_vocab_size, parallel.world_size, parallel.device)
+        self.throughput = Throughput(
+            config.model, padded_vocab_size(engine.model.vocab_size), parallel.world_size, parallel.device
+        )
 
     def steps(self, loader: TrainLoader, stop: StopRequest) -> None:
         """Step until the schedule's end, or until a signal."""
@@ -162,6 +164,8 @@ class _Run:
             )
 
     def _evaluate(self) -> None:
+        from pipeline.evaluate import evaluate, evaluation_batches
+
         batches = evaluation_batches(self.corpus, self.config, self.parallel)
         result = evaluate(self.engine.model, batches, self.corpus.token_bytes(), self.parallel.data_parallel_group)
         if self.telemetry:
@@ -210,7 +214,7 @@ def _initial_model(config: TrainConfig, corpus: Corpus) -> GPT2:
     vocab_size = corpus.manifest.tokenizer.vocab_size
     model = build_model(config.model, vocab_size, attention=config.attention, seed=config.seed)
     if config.init_from is not None:
-        load_full_state(model, initial_weights(config.init_from, config.model, corpus.manifest.tokenizer))
+        load_full_state(model, load_full_weights(config.init_from))
     return model
 
 
