@@ -2,9 +2,9 @@
 
     python demo/stdlib_text.py OUTPUT.jsonl
 
-What comes out: the help topics of the interactive help (`help("LOOPING")`), and the docstrings of the standard library's
-modules, classes and functions under their names. The sources are parsed, never imported, so nothing is run. The order
-is fixed and equal texts are written once: the same Python gives the same file, byte for byte.
+What comes out: the help topics of the interactive help (`help("LOOPING")`), and the docstrings of the standard
+library's modules, classes and functions under their names. The sources are parsed, never imported, so nothing is run.
+The order is fixed and equal texts are written once: the same Python gives the same file, byte for byte.
 """
 
 import ast
