@@ -22,7 +22,7 @@ from pipeline.parallel import Parallel
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-import deepspeed
+import deepspeed  # noqa: E402
 
 
 class Engine:

@@ -87,9 +87,8 @@ class Telemetry:
     def finish(self, progress: TrainProgress, loss: float | None) -> None:
         """The run has taken its last step."""
         self._event("finish", progress.step, loss=loss)
-        say(
-            f"finished: {progress.step} steps, {progress.tokens_consumed:,} tokens, {progress.targets_consumed:,} scored"
-        )
+        tokens, targets = progress.tokens_consumed, progress.targets_consumed
+        say(f"finished: {progress.step} steps, {tokens:,} tokens, {targets:,} of them scored")
 
     def _event(self, event: str, step: int, **facts: Any) -> None:
         """Numbers among the facts go to Weights & Biases as `event/key`."""

@@ -1,0 +1,88 @@
+"""One curve for every way to cut the work, and for every way to interrupt it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_corpus import make_corpus
+from training import HALF, STEPS, curve, fork_run, train_all, train_config
+
+from pipeline.checkpoint.meta import read_meta
+from pipeline.checkpoint.read import CheckpointReader, load_full_weights
+
+TOPOLOGIES = [(zero_stage, tensor_parallel_size) for zero_stage in (0, 1, 2, 3) for tensor_parallel_size in (1, 2)]
+LAST = f"checkpoints/step_{STEPS:08d}"
+
+
+def cut(zero_stage: int, tensor_parallel_size: int) -> dict:
+    return {"parallel__zero_stage": zero_stage, "parallel__tensor_parallel_size": tensor_parallel_size}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Whole runs of every ZeRO stage and tensor-parallel size on two processes, and one process alone."""
+    root = tmp_path_factory.mktemp("runs")
+    corpus = make_corpus(root / "corpus").path
+    configs = [train_config(root / f"zero{zero}_tp{tp}", corpus, **cut(zero, tp)) for zero, tp in TOPOLOGIES]
+    assert train_all(2, *configs) == [[None] * len(configs)] * 2
+    assert train_all(1, train_config(root / "alone", corpus, **cut(0, 1))) == [[None]]
+    return root
+
+
+@pytest.mark.parametrize(("zero_stage", "tensor_parallel_size"), TOPOLOGIES)
+def test_zero_and_tensor_parallelism_give_one_curve(runs, zero_stage, tensor_parallel_size):
+    run = runs / f"zero{zero_stage}_tp{tensor_parallel_size}"
+    for key in ("loss", "grad_norm"):
+        assert curve(run, key) == pytest.approx(curve(runs / "alone", key), rel=1e-6)
+    weights, reference = load_full_weights(run / LAST), load_full_weights(runs / "alone" / LAST)
+    for name, tensor in reference.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_curve_falls(runs):
+    losses = curve(runs / "alone")
+    assert losses[STEPS] < 0.9 * losses[1]
+
+
+def test_resuming_with_the_same_topology_is_bitwise(runs, tmp_path):
+    names = {f"zero{zero}_tp{tp}": cut(zero, tp) for zero, tp in TOPOLOGIES}
+    forks = {name: fork_run(runs / name, tmp_path / name, HALF) for name in names}
+    configs = [train_config(forks[name], runs / "corpus", **changes) for name, changes in names.items()]
+    assert train_all(2, *configs) == [[None] * len(configs)] * 2
+    for name, run in forks.items():
+        for key in ("loss", "grad_norm"):
+            assert curve(run, key) == curve(runs / name, key)
+        assert_same_state(run / LAST, runs / name / LAST)
+
+
+@pytest.mark.parametrize("source", [(1, 1), (3, 2), (0, 2)])
+def test_resuming_with_another_topology_continues_the_curve(runs, tmp_path, source):
+    name = "zero{}_tp{}".format(*source)
+    targets = [(1, 2), (3, 1), (2, 1), (0, 1), (3, 2)]
+    forks = [fork_run(runs / name, tmp_path / f"to{zero}_{tp}", HALF) for zero, tp in targets]
+    configs = [train_config(run, runs / "corpus", **cut(*target)) for run, target in zip(forks, targets, strict=True)]
+    assert train_all(2, *configs) == [[None] * len(targets)] * 2
+    for run in forks:
+        assert curve(run) == pytest.approx(curve(runs / name), rel=1e-5)
+
+
+def test_resuming_twice_and_past_an_epoch_on_other_numbers_of_processes(runs, tmp_path):
+    """48 rows in batches of 8: the first epoch ends with step 6, after the first resume and before the second."""
+    run = fork_run(runs / "zero1_tp1", tmp_path / "run", HALF)
+    changes = cut(3, 1) | {"checkpoint__every_steps": 7, "schedule__total_steps": STEPS}
+    assert train_all(4, train_config(run, runs / "corpus", **changes)) == [[None]] * 4
+    run = fork_run(run, tmp_path / "again", 7)
+    assert train_all(1, train_config(run, runs / "corpus", **cut(2, 1))) == [[None]]
+    assert curve(run) == pytest.approx(curve(runs / "zero1_tp1"), rel=1e-5)
+    meta = read_meta(run / LAST)
+    assert (meta.optimizer_steps, meta.progress.samples_consumed) == (STEPS, STEPS * 8)
+
+
+def assert_same_state(checkpoint: Path, other: Path) -> None:
+    """Weights, moments and Adam's step are equal to the bit."""
+    meta, other_meta = read_meta(checkpoint), read_meta(other)
+    assert meta.optimizer_steps == other_meta.optimizer_steps
+    with CheckpointReader(checkpoint, meta) as reader, CheckpointReader(other, other_meta) as other_reader:
+        for name in meta.parameters:
+            for kind in ("fp32", "exp_avg", "exp_avg_sq"):
+                assert torch.equal(reader.read_full(name, kind), other_reader.read_full(name, kind)), (kind, name)

@@ -1,0 +1,113 @@
+"""Real processes for distributed tests: `run_distributed` starts them, collects results, and ends them.
+
+Each rank is a fresh interpreter (spawn) that sees RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun
+would set them, with one thread each. What a rank runs must be a top-level function of an importable module, and its
+arguments and result must be picklable.
+"""
+
+import faulthandler
+import multiprocessing
+import os
+import pickle
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from typing import Any
+from unittest import mock
+
+DEFAULT_TIMEOUT_S = 120.0
+
+
+class RankError(AssertionError):
+    """A rank raised, died or did not answer in time; the message carries the rank's own traceback."""
+
+
+def run_distributed(
+    world_size: int, function: Callable[..., Any], *args: Any, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> list[Any]:
+    """Call `function(*args)` in `world_size` processes at once; returns the results in rank order.
+
+    When one rank fails the others, which may be waiting for it in a collective, are ended at once. A rank that is still
+    running shortly before the time is up prints its stack.
+
+    Raises:
+        RankError: a rank raised (its traceback is in the message), died, or was not done after `timeout_s`.
+    """
+    context = multiprocessing.get_context("spawn")
+    port = free_port()
+    processes: list[Any] = []
+    receivers: list[Connection] = []
+    try:
+        for rank in range(world_size):
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_run_rank, args=(sender, timeout_s, function, args), daemon=True)
+            with rank_environment(rank, world_size, port):
+                process.start()  # the environment is set before the child imports torch
+            sender.close()
+            processes.append(process)
+            receivers.append(receiver)
+        results = _collect(receivers, time.monotonic() + timeout_s)
+        for process in processes:
+            process.join(timeout=10.0)
+        return results
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listened on a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def rank_environment(rank: int, world_size: int, port: int) -> Iterator[None]:
+    """The variables torchrun would set for one rank, for the length of the block."""
+    variables = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    with mock.patch.dict(os.environ, variables):
+        yield
+
+
+def _run_rank(sender: Connection, timeout_s: float, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    faulthandler.dump_traceback_later(0.9 * timeout_s)
+    try:
+        # plain pickle: multiprocessing's own would hand tensors over through memory that dies with this process
+        answer = pickle.dumps((True, function(*args)))
+    except BaseException:
+        answer = pickle.dumps((False, traceback.format_exc()))
+    faulthandler.cancel_dump_traceback_later()
+    sender.send_bytes(answer)
+    sender.close()
+
+
+def _collect(receivers: list[Connection], deadline: float) -> list[Any]:
+    results: dict[int, Any] = {}
+    while len(results) < len(receivers):
+        waiting = {receiver: rank for rank, receiver in enumerate(receivers) if rank not in results}
+        ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise RankError(f"no answer in time from ranks {sorted(waiting.values())}")
+        for receiver in ready:
+            rank = waiting[receiver]  # type: ignore[index]
+            try:
+                succeeded, result = pickle.loads(receiver.recv_bytes())  # type: ignore[union-attr]
+            except EOFError:
+                raise RankError(f"rank {rank} died without an answer") from None
+            if not succeeded:
+                raise RankError(f"rank {rank} raised\n{result}")
+            results[rank] = result
+    return [results[rank] for rank in range(len(receivers))]
