@@ -1,1 +1,0 @@
-"""Makes `tests/` importable, so that every test finds `processes`."""
