@@ -104,6 +104,7 @@ def initialize(tensor_parallel_size: int = 1) -> Parallel:
             where="parallel.tensor_parallel_size",
             remedy="start a number of processes that is a multiple of it",
         )
+    os.environ["LOCAL_RANK"] = str(placement.local_rank)  # DeepSpeed asks the environment for it
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", placement.local_rank) if cuda else torch.device("cpu")
     if cuda:

@@ -23,16 +23,24 @@ def complete_checkpoints(run_dir: Path, report: Callable[[str], None] | None = N
     Complete means: foreword.json is there and every file has the size it names. `report` hears of each that is not.
     """
     complete = []
-    for path in (run_dir / CHECKPOINTS).glob("step_*"):
-        match = _STEP.fullmatch(path.name)
-        if not match:
-            continue
+    for step, path in all_checkpoints(run_dir):
         problem = first_problem(path)
         if problem is None:
-            complete.append((int(match[1]), path))
+            complete.append((step, path))
         elif report:
             report(f"checkpoint passed over: {problem}")
-    return sorted(complete)
+    return complete
+
+
+def all_checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
+    """(step, directory) of everything in a run that has a checkpoint's name, oldest first."""
+    named = [(_STEP.fullmatch(path.name), path) for path in (run_dir / CHECKPOINTS).glob("step_*")]
+    return sorted((int(match[1]), path) for match, path in named if match)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` is a checkpoint, whole or not, rather than a run directory."""
+    return (path / META_NAME).is_file() or _STEP.fullmatch(path.name) is not None
 
 
 def newest_complete(run_dir: Path) -> Path | None:
@@ -47,7 +55,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    if (path / META_NAME).is_file() or _STEP.fullmatch(path.name):
+    if is_checkpoint(path):
         problem = first_problem(path)
         if problem:
             raise CheckpointError(problem, remedy="use another checkpoint; `foreword verify` names every problem")

@@ -5,17 +5,26 @@ from pathlib import Path
 
 from foreword.errors import CheckpointError
 from foreword.files import sha256_of
-from pipeline.checkpoint.find import find_checkpoint
-from pipeline.checkpoint.meta import META_NAME, missing_or_resized, read_meta
+from pipeline.checkpoint.find import all_checkpoints, find_checkpoint, is_checkpoint
+from pipeline.checkpoint.meta import missing_or_resized, read_meta
 
 
 def verify_checkpoint(path: Path) -> list[str]:
-    """Re-hash every file of a checkpoint (or of a run's newest one).
+    """Re-hash every file of a checkpoint, or of all checkpoints of a run directory.
 
     Returns:
-        One line per problem, naming the file; empty when the checkpoint is whole.
+        One line per problem, naming the file; empty when everything is whole.
+
+    Raises:
+        CheckpointError: `path` is neither a checkpoint nor a run that has any.
     """
-    checkpoint = path if (path / META_NAME).exists() else find_checkpoint(path)
+    checkpoints = [path] if is_checkpoint(path) else [checkpoint for _, checkpoint in all_checkpoints(path)]
+    if not checkpoints:
+        raise CheckpointError("neither a checkpoint nor a run that has any", where=path, remedy="check the path")
+    return [problem for checkpoint in checkpoints for problem in _problems(checkpoint)]
+
+
+def _problems(checkpoint: Path) -> list[str]:
     try:
         meta = read_meta(checkpoint)
     except CheckpointError as error:

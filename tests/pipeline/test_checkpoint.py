@@ -1,0 +1,148 @@
+"""A checkpoint is whole or it is not used; what is wrong with it is named."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from processes import run_distributed
+from tiny_corpus import make_corpus
+from training import HALF, STEPS, curve, fork_run, train_all, train_config
+
+from foreword.errors import CheckpointError
+from pipeline.checkpoint import find_checkpoint, load_full_weights, newest_complete, read_meta
+from pipeline.checkpoint.find import complete_checkpoints
+from pipeline.checkpoint.inspect import describe_checkpoint, verify_checkpoint
+from pipeline.checkpoint.save import apply_retention, remove_leftovers
+from pipeline.config import CheckpointConfig
+
+NEWEST, OLDER = f"step_{STEPS:08d}", f"step_{HALF:08d}"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A finished run on two processes with a checkpoint in the middle and one at the end."""
+    root = tmp_path_factory.mktemp("finished")
+    corpus = make_corpus(root / "corpus").path
+    assert train_all(2, train_config(root / "run", corpus)) == [[None], [None]]
+    return root
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    shutil.copytree(finished / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def files_of(checkpoint: Path) -> list[Path]:
+    return sorted(path for path in checkpoint.iterdir())
+
+
+def test_a_whole_checkpoint_has_no_problems(run):
+    assert verify_checkpoint(run) == []
+    assert newest_complete(run) == run / "checkpoints" / NEWEST
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "deleted"])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_damaged_file_is_named_and_the_older_checkpoint_is_used(run, capsys, damage, which):
+    broken = files_of(run / "checkpoints" / NEWEST)[which]
+    if damage == "deleted":
+        broken.unlink()
+    else:
+        os.truncate(broken, 0 if damage == "emptied" else broken.stat().st_size - 1)
+    assert newest_complete(run) == run / "checkpoints" / OLDER
+    assert broken.name in capsys.readouterr().err
+    assert any(broken.name in problem for problem in verify_checkpoint(run / "checkpoints" / NEWEST))
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_flipped_bit_is_found_by_verify(run, which):
+    broken = files_of(run / "checkpoints" / NEWEST)[which]
+    content = bytearray(broken.read_bytes())
+    content[len(content) // 2] ^= 1
+    broken.write_bytes(content)
+    (problem,) = verify_checkpoint(run)
+    assert broken.name in problem
+    assert "SHA-256" in problem
+
+
+def test_a_checkpoint_without_its_marker_is_never_used(run):
+    (run / "checkpoints" / NEWEST / "foreword.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no foreword.json: this is not a complete checkpoint"):
+        find_checkpoint(run / "checkpoints" / NEWEST)
+    assert find_checkpoint(run) == run / "checkpoints" / OLDER
+
+
+def test_training_continues_from_the_older_checkpoint_to_the_same_end(finished, run):
+    (run / "checkpoints" / NEWEST / "foreword.json").unlink()
+    assert train_all(2, train_config(run, finished / "corpus")) == [[None], [None]]
+    assert curve(run) == curve(finished / "run")
+    assert verify_checkpoint(run / "checkpoints" / NEWEST) == []
+
+
+def test_a_marker_of_another_version_is_refused(run):
+    marker = run / "checkpoints" / NEWEST / "foreword.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"version": 2}))
+    with pytest.raises(CheckpointError, match="version"):
+        read_meta(marker.parent)
+
+
+def test_retention_keeps_the_last_and_every_nth(run, tmp_path):
+    source = run / "checkpoints" / NEWEST
+    for step in range(1, 8):
+        shutil.copytree(source, tmp_path / "many" / "checkpoints" / f"step_{step:08d}")
+    apply_retention(tmp_path / "many", CheckpointConfig(keep_last=2, keep_every_steps=3))
+    assert [step for step, _ in complete_checkpoints(tmp_path / "many")] == [3, 6, 7]
+
+
+def test_what_a_killed_save_leaves_is_removed_and_nothing_else(run):
+    leftover = run / "checkpoints" / ".tmp-0123"
+    leftover.mkdir()
+    (leftover / "tp_00_dp_000.safetensors").write_bytes(b"half")
+    assert remove_leftovers(run) == [leftover]
+    assert [step for step, _ in complete_checkpoints(run)] == [HALF, STEPS]
+
+
+def test_description_has_the_facts(run):
+    facts = describe_checkpoint(run)
+    assert (facts["step"], facts["samples_consumed"], facts["objective"]) == (STEPS, STEPS * 8, "prefix")
+    assert facts["parameters"] == sum(
+        tensor.numel() for tensor in load_full_weights(run / "checkpoints" / NEWEST).values()
+    )
+    assert facts["topology"]["world_size"] == 2
+
+
+def fail_to_write_on_rank_1(config) -> str:
+    import pipeline.checkpoint.save as save
+    from pipeline.train import train
+
+    real = save.save_file
+
+    def disk_full(tensors, path):
+        if os.environ["RANK"] == "1":
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    save.save_file = disk_full
+    with pytest.raises(CheckpointError) as caught:
+        train(config)
+    return str(caught.value)
+
+
+def test_a_rank_that_cannot_write_fails_the_save_on_all_and_keeps_the_older_checkpoint(finished, tmp_path):
+    run = fork_run(finished / "run", tmp_path / "run", HALF)
+    messages = run_distributed(2, fail_to_write_on_rank_1, train_config(run, finished / "corpus"))
+    assert messages[0] == messages[1]
+    assert "No space left on device" in messages[0]
+    assert "(rank 1)" in messages[0]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [OLDER]
+    assert verify_checkpoint(run) == []
+
+
+def test_weights_load_without_any_topology(finished, run):
+    weights = load_full_weights(run / "checkpoints" / NEWEST)
+    assert weights["wte.weight"].shape == (128, 32)
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())
