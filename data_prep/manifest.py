@@ -18,6 +18,7 @@ FORMAT: Literal["foreword-corpus"] = "foreword-corpus"
 VERSION: Literal[1] = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_DIRECTORY = "tokenizer"
+TOKEN_BYTES_NAME = "token_bytes.npy"  # in it: int32 [vocab_size], UTF-8 bytes of text that each id stands for
 
 
 class _Record(BaseModel):

@@ -20,7 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.manifest import FileInfo, Manifest, ShardInfo, SplitInfo, read_manifest_bytes
+from data_prep.manifest import (
+    TOKEN_BYTES_NAME,
+    TOKENIZER_DIRECTORY,
+    FileInfo,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    read_manifest_bytes,
+)
 from foreword.errors import ConfigError, DataError
 from foreword.files import atomic_write
 
@@ -185,6 +193,10 @@ class Corpus:
             known = ", ".join(self.manifest.splits) or "none"
             raise ConfigError(f"the corpus has no split {name!r}; it has: {known}", where=self.path)
         return Split(self.path, name, self.manifest.splits[name])
+
+    def token_bytes(self) -> np.ndarray:
+        """How many UTF-8 bytes of text each id stands for, 0 for special ids: int32 [vocab_size]."""
+        return np.asarray(map_array(self.path / TOKENIZER_DIRECTORY / TOKEN_BYTES_NAME))
 
 
 def size_problem(path: Path, info: FileInfo) -> str | None:

@@ -1,0 +1,93 @@
+"""Raw text -> normalised text, and the documents that are too short or too long left out.
+
+What comes in: `Documents`. What goes out: `Documents` whose text is normalised, and a count per reason of those left
+out. Promise: work is done only on text that needs it; a batch of plain ASCII passes at the speed of a scan.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_prep.config import TextConfig
+from data_prep.documents import Documents, buffers, string_array
+
+# C0 and C1 controls and DEL; tab, newline and carriage return are text
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_IS_CONTROL_BYTE = np.array([(code < 32 and chr(code) not in "\t\n\r") or code == 127 for code in range(256)])
+
+
+def clean(documents: Documents, config: TextConfig) -> tuple[Documents, Counter[str]]:
+    """Normalise every part and leave out documents outside the configured lengths in characters.
+
+    Returns:
+        The documents that stay, and how many were left out by reason: "empty", "too_few_chars", "too_many_chars".
+    """
+    documents = Documents(normalize(documents.texts, config), documents.part_ptr)
+    data_offsets = buffers(documents.texts)[1]
+    sizes = data_offsets[documents.part_ptr[1:]] - data_offsets[documents.part_ptr[:-1]]
+    reasons = [("empty", sizes == 0)]
+    if config.min_chars > 1 or config.max_chars is not None:
+        chars = _sum_parts(np.asarray(pc.utf8_length(documents.texts)), documents.part_ptr)
+        reasons.append(("too_few_chars", chars < config.min_chars))
+        if config.max_chars is not None:
+            reasons.append(("too_many_chars", chars > config.max_chars))
+    keep = np.ones(len(documents), dtype=bool)
+    dropped: Counter[str] = Counter()
+    for reason, applies in reasons:
+        if count := int((keep & applies).sum()):
+            dropped[reason] += count
+            keep &= ~applies
+    return documents.select(keep), dropped
+
+
+def normalize(texts: pa.LargeStringArray, config: TextConfig) -> pa.LargeStringArray:
+    """Unicode normalisation and control characters as configured; the same array when nothing has to change."""
+    beyond_ascii = ~np.asarray(pc.string_is_ascii(texts))
+    with_controls = np.zeros(len(texts), dtype=bool)
+    if config.control_characters == "remove":
+        with_controls = _with_controls(texts, bool(beyond_ascii.any()))
+    to_normalize = np.zeros(len(texts), dtype=bool)
+    if config.normalization == "nfc":
+        candidates = np.flatnonzero(beyond_ascii)
+        normal = [unicodedata.is_normalized("NFC", text) for text in texts.take(pa.array(candidates)).to_pylist()]
+        to_normalize[candidates[~np.array(normal, dtype=bool)]] = True
+    changed = with_controls | to_normalize
+    if not changed.any():
+        return texts
+    replacements = []
+    for index in np.flatnonzero(changed).tolist():
+        text = texts[index].as_py()
+        if with_controls[index]:
+            text = _CONTROLS.sub("", text)
+        # after the removal, because a control character can stand between a letter and its accent
+        if config.normalization == "nfc" and not unicodedata.is_normalized("NFC", text):
+            text = unicodedata.normalize("NFC", text)
+        replacements.append(text)
+    return pc.replace_with_mask(texts, pa.array(changed), string_array(replacements))
+
+
+def _with_controls(texts: pa.LargeStringArray, beyond_ascii: bool) -> np.ndarray:
+    """bool [texts]: which ones hold a character of `_CONTROLS`."""
+    data, offsets = buffers(texts)
+    found = np.zeros(len(texts), dtype=bool)
+    # three counts over the block are several times faster than one table look-up per byte
+    text_controls = sum(np.count_nonzero(data == code) for code in b"\t\n\r")
+    if np.count_nonzero(data < 32) > text_controls or np.count_nonzero(data == 127):
+        found[_texts_at(offsets, np.flatnonzero(_IS_CONTROL_BYTE[data]))] = True
+    if beyond_ascii:  # C1 is C2 80 to C2 9F in UTF-8
+        leads = np.flatnonzero(data == 0xC2)
+        found[_texts_at(offsets, leads[data[leads + 1] < 0xA0])] = True
+    return found
+
+
+def _texts_at(offsets: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    return np.searchsorted(offsets, positions, side="right") - 1
+
+
+def _sum_parts(values: np.ndarray, part_ptr: np.ndarray) -> np.ndarray:
+    sums = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    return sums[part_ptr[1:]] - sums[part_ptr[:-1]]

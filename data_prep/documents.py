@@ -1,0 +1,67 @@
+"""`Documents`: a batch of raw documents on its way from a source to the tokenizer.
+
+A document is one or more parts: one for plain text, two for a prefix and its target, one per turn for a dialogue. The
+parts of all documents lie in one Arrow string array, so that cleaning and tokenizing work on flat buffers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A batch of documents.
+
+    Attributes:
+        texts: the parts of all documents, in order; valid UTF-8, no nulls.
+        part_ptr: int64 [documents + 1]; the parts of document d are texts[part_ptr[d]:part_ptr[d + 1]].
+    """
+
+    texts: pa.LargeStringArray
+    part_ptr: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.part_ptr) - 1
+
+    @classmethod
+    def from_texts(cls, texts: Sequence[str]) -> "Documents":
+        """Documents of one part each.
+
+        Raises:
+            UnicodeEncodeError: a text holds half of a surrogate pair, which has no UTF-8.
+        """
+        return cls(string_array(texts), np.arange(len(texts) + 1))
+
+    @classmethod
+    def from_parts(cls, parts: Sequence[Sequence[str]]) -> "Documents":
+        """Documents of several parts each; raises as `from_texts` does."""
+        part_ptr = np.zeros(len(parts) + 1, dtype=np.int64)
+        np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), out=part_ptr[1:])
+        return cls(string_array([part for document in parts for part in document]), part_ptr)
+
+    def select(self, keep: np.ndarray) -> "Documents":
+        """The documents where the bool [documents] array `keep` is true."""
+        if keep.all():
+            return self
+        counts = np.diff(self.part_ptr)
+        part_ptr = np.concatenate([[0], np.cumsum(counts[keep])])
+        return Documents(self.texts.filter(pa.array(np.repeat(keep, counts))), part_ptr)
+
+
+def string_array(texts: Sequence[str]) -> pa.LargeStringArray:
+    """Strings -> one Arrow array, several times faster than `pa.array` because nothing grows on the way."""
+    encoded = [text.encode() for text in texts]
+    offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
+    return pa.LargeStringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
+
+
+def buffers(texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
+    """The array's (bytes uint8 [n], offsets int64 [len + 1] with offsets[0] = 0), without a copy."""
+    _, raw_offsets, raw_data = texts.buffers()
+    offsets = np.frombuffer(raw_offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    data = np.frombuffer(raw_data, dtype=np.uint8) if raw_data is not None else np.empty(0, np.uint8)
+    return data[offsets[0] : offsets[-1]], offsets - offsets[0] if offsets[0] else offsets

@@ -1,0 +1,204 @@
+"""Stage 3: one window of documents -> one shard on disk.
+
+A task is one window; tasks know nothing of each other. Memory is a small multiple of the shard.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel
+
+from data_prep.config import PrepConfig, prefix_policy
+from data_prep.gather import gather
+from data_prep.manifest import ShardInfo
+from data_prep.pack import Packed, pack
+from data_prep.prefix import prefix_lengths
+from data_prep.shards import PADDING, token_dtype, write_shard
+from data_prep.slices import map_documents, map_tokens
+from data_prep.windows import SPLITS, Window, members
+from data_prep.workers import report_progress
+from foreword.files import atomic_write
+
+LENGTH_BINS = 32
+"""Bin b of a length histogram counts documents of [2**b, 2**(b + 1)) tokens."""
+PREFIX_BINS = 20
+"""Bin b of a prefix histogram counts segments whose prefix is [b, b + 1) twentieths of them."""
+
+
+class SourceCounts(BaseModel):
+    """What one source gave to a shard."""
+
+    documents: int = 0
+    tokens: int = 0
+    text_bytes: int = 0
+
+
+class PackedShard(BaseModel):
+    """A finished shard and what reports say about it.
+
+    Attributes:
+        info: for the manifest.
+        documents, cut_documents: documents in it, and how many of them are in more than one piece.
+        sources: number of the source -> what it gave.
+        document_lengths: [LENGTH_BINS].
+        prefix_shares: [PREFIX_BINS].
+    """
+
+    split: str
+    info: ShardInfo
+    documents: int
+    cut_documents: int
+    sources: dict[int, SourceCounts]
+    document_lengths: list[int]
+    prefix_shares: list[int]
+
+
+@dataclass(frozen=True)
+class PackTask:
+    """One window to pack.
+
+    Attributes:
+        config: the preparation.
+        window: which documents.
+        slices: where the tokenized slices lie.
+        duplicates: the files of `find_duplicates`.
+        vocab_size, pad_id: of the tokenizer.
+        corpus: where the shard goes.
+        marker: written last; a shard with a marker is finished.
+    """
+
+    config: PrepConfig
+    window: Window
+    slices: Path
+    duplicates: tuple[Path, ...]
+    vocab_size: int
+    pad_id: int
+    corpus: Path
+    marker: Path
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """The documents of a window: `DOCUMENT` records, their source and copy numbers [documents], and their flat ids."""
+
+    documents: np.ndarray
+    source: np.ndarray
+    copy: np.ndarray
+    tokens: list[np.ndarray]
+
+
+def pack_window(task: PackTask) -> PackedShard:
+    """Pack one window and write its shard."""
+    config, row_length = task.config, task.config.sequence_length + 1
+    gathered = _gather_documents(task)
+    documents = gathered.documents
+    lengths = documents["length"].astype(np.int64)
+    packed = pack(config.packing.policy, lengths, row_length)
+    prefixes = _prefixes(config, gathered, packed)
+    tokens, row_ptr, segments = lay_out(gathered.tokens, lengths, packed, prefixes, row_length, task.pad_id)
+    info = write_shard(task.corpus, task.window.split, task.window.name, tokens, row_ptr, segments)
+    result = PackedShard(
+        split=task.window.split,
+        info=info,
+        documents=len(documents),
+        cut_documents=len(np.unique(packed.document[packed.number > 0])),
+        sources=_source_counts(gathered),
+        document_lengths=np.bincount(np.log2(lengths).astype(int), minlength=LENGTH_BINS).tolist(),
+        prefix_shares=np.bincount(prefixes * PREFIX_BINS // packed.length, minlength=PREFIX_BINS).tolist(),
+    )
+    with atomic_write(task.marker, "w") as file:
+        file.write(result.model_dump_json())
+    report_progress(info.tokens)
+    return result
+
+
+def read_marker(marker: Path) -> PackedShard | None:
+    """The shard that a marker stands for, or None."""
+    try:
+        return PackedShard.model_validate(json.loads(marker.read_bytes()))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def lay_out(
+    documents_tokens: Sequence[np.ndarray],
+    lengths: np.ndarray,
+    packed: Packed,
+    prefixes: np.ndarray,
+    row_length: int,
+    pad_id: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pieces -> the three arrays of a shard.
+
+    Args:
+        documents_tokens: the ids of all documents, one after the other, in any number of arrays.
+        lengths: int64 [documents].
+        packed: where the pieces stand.
+        prefixes: int64 [pieces].
+
+    Returns:
+        tokens [rows, row_length], row_ptr int64 [rows + 1], segments int32 [segments, 2].
+    """
+    dtype = documents_tokens[0].dtype
+    # a row's room that is left over is one more run, taken out of padding appended to the ids
+    tokens = np.concatenate([*documents_tokens, np.full(row_length, pad_id, dtype)])
+    document_start = np.cumsum(lengths) - lengths
+    pieces = np.bincount(packed.row)
+    room = row_length - np.bincount(packed.row, weights=packed.length).astype(np.int64)
+    padded = np.flatnonzero(room)
+    row_ends = np.cumsum(pieces)[padded]
+    starts = np.insert(document_start[packed.document] + packed.start, row_ends, len(tokens) - row_length)
+    sizes = np.insert(packed.length, row_ends, room[padded])
+    row_ptr = np.concatenate([[0], np.cumsum(pieces + (room > 0))])
+    segments = np.empty((len(sizes), 2), dtype=np.int32)
+    segments[:, 0] = (np.cumsum(sizes) - sizes) % row_length
+    segments[:, 1] = np.insert(prefixes, row_ends, PADDING)
+    return gather(tokens, starts, sizes).reshape(-1, row_length), row_ptr, segments
+
+
+def _gather_documents(task: PackTask) -> _Gathered:
+    split = SPLITS.index(task.window.split)
+    documents, tokens, sources, copies = [], [], [], []
+    for stretch in task.window.stretches:
+        found = map_documents(task.slices, stretch.slice.name)[stretch.begin : stretch.end]
+        found = found[members(found, stretch, split, task.duplicates, task.config)]
+        ids = map_tokens(task.slices, stretch.slice.name, token_dtype(task.vocab_size))
+        documents.append(found)
+        tokens.append(gather(ids, found["start"].astype(np.int64), found["length"].astype(np.int64)))
+        sources.append(np.full(len(found), stretch.slice.source))
+        copies.append(np.full(len(found), stretch.copy))
+    return _Gathered(np.concatenate(documents), np.concatenate(sources), np.concatenate(copies), tokens)
+
+
+def _prefixes(config: PrepConfig, gathered: _Gathered, packed: Packed) -> np.ndarray:
+    prefixes = np.zeros(len(packed.document), dtype=np.int64)
+    source_of_piece = gathered.source[packed.document]
+    for source in np.unique(gathered.source):
+        mine = np.flatnonzero(source_of_piece == source)
+        document = packed.document[mine]
+        records = gathered.documents[document]
+        prefixes[mine] = prefix_lengths(
+            prefix_policy(config.sources[source]),
+            config.seed,
+            (records["hash_hi"], records["hash_lo"]),
+            gathered.copy[document],
+            packed.number[mine],
+            packed.length[mine],
+            records["boundary"].astype(np.int64),
+        )
+    return prefixes
+
+
+def _source_counts(gathered: _Gathered) -> dict[int, SourceCounts]:
+    counts = {}
+    for source in np.unique(gathered.source):
+        records = gathered.documents[gathered.source == source]
+        counts[int(source)] = SourceCounts(
+            documents=len(records),
+            tokens=int(records["length"].sum(dtype=np.int64)),
+            text_bytes=int(records["text_bytes"].sum(dtype=np.int64)),
+        )
+    return counts

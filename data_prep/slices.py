@@ -1,0 +1,133 @@
+"""A tokenized slice on disk: what the tokenize stage leaves for the pack stage.
+
+    NAME.tokens      ids, uint16 or uint32, flat
+    NAME.documents   one `DOCUMENT` record per document, in canonical order
+    NAME.json        counts, and a checksum of the two; written last, so a slice without it does not exist
+
+These files live in the work directory and are not flushed to the disk: after a crash the checksums tell which are
+whole.
+"""
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import xxhash
+
+DOCUMENT = np.dtype(
+    [
+        ("hash_hi", "<u8"),  # the two halves of the content hash, xxh3 of 128 bits
+        ("hash_lo", "<u8"),
+        ("start", "<u8"),  # first token in NAME.tokens
+        ("length", "<u4"),  # tokens, with the end-of-document token
+        ("boundary", "<i4"),  # tokens of the prefix that the record brought; -1 when it is sampled
+        ("text_bytes", "<u4"),
+    ]
+)
+LARGEST_DOCUMENT_BYTES = 2**32 - 1
+
+
+@dataclass
+class SliceRecord:
+    """What a slice says about itself.
+
+    Attributes:
+        records: records read, unusable ones included.
+        documents: documents kept so far (duplicates are found later).
+        dropped: reason -> documents or records left out.
+        prefixes_cut: prefixes that were cut from the left to fit a row.
+        sizes, checksums: of the two files, by their endings.
+    """
+
+    records: int = 0
+    documents: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    prefixes_cut: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
+
+
+class SliceWriter:
+    """Writes a slice piece by piece in bounded memory; it exists only when the `with` block ends without an error."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.directory, self.name = directory, name
+        self._temporary = {part: directory / f".tmp-{os.getpid()}-{name}.{part}" for part in ("tokens", "documents")}
+        self._hashes = {part: xxhash.xxh3_128() for part in self._temporary}
+        self.record = SliceRecord()
+        self.tokens_written = 0
+
+    def __enter__(self) -> "SliceWriter":
+        self._files = {part: path.open("wb") for part, path in self._temporary.items()}
+        return self
+
+    def append(self, tokens: np.ndarray, documents: np.ndarray) -> None:
+        """Add ids and the `DOCUMENT` records that point into them; `start` counts from the slice's first token."""
+        for part, array in (("tokens", tokens), ("documents", documents)):
+            content = np.ascontiguousarray(array).view(np.uint8).data
+            self._files[part].write(content)
+            self._hashes[part].update(content)
+        self.tokens_written += len(tokens)
+        self.record.documents += len(documents)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            for part, file in self._files.items():
+                self.record.sizes[part] = file.tell()
+                self.record.checksums[part] = self._hashes[part].hexdigest()
+                file.close()
+            if kind is None:
+                for part, path in self._temporary.items():
+                    path.replace(self.directory / f"{self.name}.{part}")
+                marker = self.directory / f".tmp-{os.getpid()}-{self.name}.json"
+                marker.write_text(json.dumps(asdict(self.record)), encoding="utf-8")
+                marker.replace(self.directory / f"{self.name}.json")
+        finally:
+            for path in self._temporary.values():
+                path.unlink(missing_ok=True)
+
+
+def read_record(directory: Path, name: str) -> SliceRecord | None:
+    """The record of a finished slice, or None."""
+    try:
+        values: dict[str, Any] = json.loads((directory / f"{name}.json").read_bytes())
+        return SliceRecord(**{**values, "dropped": Counter(values["dropped"])})
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+
+
+def is_whole(directory: Path, name: str) -> bool:
+    """Whether a slice is finished and its two files are what was written."""
+    record = read_record(directory, name)
+    if record is None:
+        return False
+    for part, size in record.sizes.items():
+        path = directory / f"{name}.{part}"
+        if not path.is_file() or path.stat().st_size != size:
+            return False
+        content = _map(path, np.dtype(np.uint8)).data
+        if xxhash.xxh3_128_hexdigest(content) != record.checksums[part]:
+            return False
+    return True
+
+
+def map_documents(directory: Path, name: str) -> np.ndarray:
+    """The `DOCUMENT` records of a slice, memory-mapped."""
+    return _map(directory / f"{name}.documents", DOCUMENT)
+
+
+def map_tokens(directory: Path, name: str, dtype: np.dtype) -> np.ndarray:
+    """The flat ids of a slice, memory-mapped."""
+    return _map(directory / f"{name}.tokens", dtype)
+
+
+def _map(path: Path, dtype: np.dtype) -> np.ndarray:
+    # a memory map of nothing is an error
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)

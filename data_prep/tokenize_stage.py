@@ -1,0 +1,203 @@
+"""Stage 1: one slice of input -> its documents' ids and content hashes, in the work directory.
+
+A task is one slice; tasks know nothing of each other. Memory is a few batches of text, however long the slice is.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from data_prep.clean import clean
+from data_prep.config import FieldPrefix, PrepConfig, prefix_policy
+from data_prep.documents import Documents, buffers
+from data_prep.gather import gather
+from data_prep.prefix import TokenDocuments, ends_with_eod, fit_field_documents, token_documents
+from data_prep.shards import token_dtype
+from data_prep.slices import DOCUMENT, LARGEST_DOCUMENT_BYTES, SliceRecord, SliceWriter
+from data_prep.sources import BadRecords, module_of
+from data_prep.tokenizers import Tokenizer, load_tokenizer
+from data_prep.tokenizers.engine import SAMPLE_CHARS, Engine, check_engine, make_engine
+from data_prep.workers import report_progress
+from foreword.errors import DataError
+from foreword.files import atomic_write
+
+
+@dataclass(frozen=True)
+class TokenizeTask:
+    """One slice to tokenize.
+
+    Attributes:
+        config: the preparation.
+        source: number of the source in `config.sources`.
+        path, begin, end: the range of a file, in the source module's own units.
+        size_bytes: what the slice counts for in the progress shown.
+        tokenizer: the directory that `save_tokenizer` wrote.
+        directory, name: where the tokenized slice goes.
+    """
+
+    config: PrepConfig
+    source: int
+    path: str
+    begin: int
+    end: int
+    size_bytes: int
+    tokenizer: Path
+    directory: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class HashTask:
+    """One input file to hash for the manifest; `marker` keeps the result for a continued run."""
+
+    kind: str
+    path: str
+    file: int
+    marker: Path
+
+
+def first_stage(task: TokenizeTask | HashTask) -> SliceRecord | str:
+    """What the workers of the first stage do."""
+    return tokenize_slice(task) if isinstance(task, TokenizeTask) else hash_input(task)
+
+
+def hash_input(task: HashTask) -> str:
+    """Hex SHA-256 of an input file, also left in the work directory."""
+    digest = module_of(task.kind).sha256(task.path)
+    with atomic_write(task.marker, "w") as file:
+        file.write(digest)
+    return digest
+
+
+def tokenize_slice(task: TokenizeTask) -> SliceRecord:
+    """Read, clean, hash and encode one slice.
+
+    Raises:
+        DataError: a record that is refused, or a fast engine that differs from the reference.
+    """
+    config, source = task.config, task.config.sources[task.source]
+    tokenizer, engine = _engine_of(task.tokenizer)
+    bad = BadRecords(refuse=config.on_bad_record == "refuse")
+    reported = 0
+    with SliceWriter(task.directory, task.name) as writer:
+        record = writer.record
+        for batch in module_of(source.kind).read(source, task.path, task.begin, task.end, bad):
+            record.records += len(batch)
+            raw_bytes = batch.texts.nbytes
+            documents, dropped = clean(batch, config.text)
+            record.dropped += dropped
+            if len(documents):
+                encode_batch(documents, config, prefix_policy(source), tokenizer, engine, writer, task.path)
+            step = min(raw_bytes, task.size_bytes - reported)
+            report_progress(step)
+            reported += step
+        record.records += sum(bad.counts.values())
+        record.dropped += bad.counts
+    report_progress(task.size_bytes - reported)
+    return writer.record
+
+
+def encode_batch(
+    documents: Documents,
+    config: PrepConfig,
+    policy: object,
+    tokenizer: Tokenizer,
+    engine: Engine,
+    writer: SliceWriter,
+    where: str,
+) -> None:
+    """Encode a batch of clean documents and append it to the slice, counting what is left out."""
+    ids, offsets = engine.encode(documents.texts)
+    if len(ids) and int(ids.max()) >= tokenizer.vocab_size:
+        raise DataError(
+            f"the tokenizer gave id {int(ids.max())}, its vocabulary has {tokenizer.vocab_size} ids", where=where
+        )
+    narrow = ids.astype(token_dtype(tokenizer.vocab_size))
+    with_eod = ends_with_eod(policy, documents.part_ptr)
+    tokens, token_ptr = _insert_eod(narrow, offsets, with_eod, tokenizer.eod_id)
+    found = token_documents(policy, documents.part_ptr, token_ptr)
+    dropped = writer.record.dropped
+    if isinstance(policy, FieldPrefix):
+        dialogues_without_reply = int((np.diff(documents.part_ptr) < 2).sum())
+        has_target = found.length - found.boundary > 1  # more than the end-of-document token
+        dropped["no_target"] += dialogues_without_reply + int((~has_target).sum())
+        found, fits, cut = fit_field_documents(policy, found.select(has_target), config.sequence_length + 1)
+        dropped["too_long"] += int((~fits).sum())
+        writer.record.prefixes_cut += cut
+        found = found.select(fits)
+    text_tokens = found.length - 1
+    too_few = text_tokens < config.text.min_tokens
+    too_many = text_tokens > (config.text.max_tokens or np.inf)
+    dropped["too_few_tokens"] += int(too_few.sum())
+    dropped["too_many_tokens"] += int(too_many.sum())
+    found = found.select(~(too_few | too_many))
+    records = _document_records(documents, found, writer.tokens_written)
+    _check_sample(documents, records, tokenizer, engine, where)
+    writer.append(tokens, records)
+
+
+def _insert_eod(
+    ids: np.ndarray, offsets: np.ndarray, with_eod: np.ndarray, eod_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of parts -> ids with the end-of-document id after chosen parts, and int64 [parts + 1] where each begins."""
+    parts = len(with_eod)
+    starts, lengths = np.empty(2 * parts, np.int64), np.empty(2 * parts, np.int64)
+    starts[0::2], lengths[0::2] = offsets[:-1], np.diff(offsets)
+    starts[1::2], lengths[1::2] = len(ids), with_eod
+    token_ptr = np.zeros(parts + 1, dtype=np.int64)
+    np.cumsum(lengths[0::2] + with_eod, out=token_ptr[1:])
+    return gather(np.append(ids, ids.dtype.type(eod_id)), starts, lengths), token_ptr
+
+
+def _document_records(documents: Documents, found: TokenDocuments, tokens_before: int) -> np.ndarray:
+    data, offsets = buffers(documents.texts)
+    text_bytes = offsets[found.last_part + 1] - offsets[found.first_part]
+    if len(text_bytes) and text_bytes.max() > LARGEST_DOCUMENT_BYTES:
+        raise DataError(f"a document of {int(text_bytes.max()):,} bytes", remedy="split it into documents below 4 GiB")
+    records = np.empty(len(found.start), dtype=DOCUMENT)
+    digests = b"".join(_digests(data.data, offsets.tolist(), found))
+    halves = np.frombuffer(digests, dtype=">u8").reshape(-1, 2)
+    records["hash_hi"], records["hash_lo"] = halves[:, 0], halves[:, 1]
+    records["start"] = found.start + tokens_before
+    records["length"] = found.length
+    records["boundary"] = found.boundary
+    records["text_bytes"] = text_bytes
+    return records
+
+
+def _digests(data: memoryview, offsets: list[int], found: TokenDocuments) -> list[bytes]:
+    """The 128-bit content hash of each document: of its text, or of its parts each with its length before it."""
+    digest = xxhash.xxh3_128_digest
+    spans = zip(found.first_part.tolist(), found.last_part.tolist(), strict=True)
+    if (found.first_part == found.last_part).all():
+        return [digest(data[offsets[first] : offsets[first + 1]]) for first, _ in spans]
+    digests = []
+    for first, last in spans:
+        running = xxhash.xxh3_128()
+        for part in range(first, last + 1):
+            running.update((offsets[part + 1] - offsets[part]).to_bytes(8, "little"))
+            running.update(data[offsets[part] : offsets[part + 1]])
+        digests.append(running.digest())
+    return digests
+
+
+def _check_sample(documents: Documents, records: np.ndarray, tokenizer: Tokenizer, engine: Engine, where: str) -> None:
+    """Hold the engine against the reference on one stretch of text of this batch, chosen by content."""
+    if not len(records):
+        return
+    key = int(records["hash_lo"][0])
+    text = documents.texts[key % len(documents.texts)].as_py()
+    begin = (key >> 32) % max(len(text) - SAMPLE_CHARS, 1)
+    check_engine(engine, tokenizer, [text[begin : begin + SAMPLE_CHARS]], where)
+
+
+@lru_cache(maxsize=1)
+def _engine_of(directory: Path) -> tuple[Tokenizer, Engine]:
+    """Loaded once per process."""
+    pa.set_cpu_count(1)  # parallelism is over slices
+    tokenizer = load_tokenizer(directory)
+    return tokenizer, make_engine(tokenizer)

@@ -1,0 +1,141 @@
+"""Which documents go into which shard.
+
+What comes in: the tokenized slices and the duplicates. What goes out: windows, each a run of documents of one split
+that is packed into one shard. Promise: windows are a pure function of the corpus' documents in canonical order and the
+configuration; how the input was sliced and who worked on it does not show.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.config import PrepConfig
+from data_prep.dedup import dropped_between
+from data_prep.keyed import keyed_bits, to_unit
+from data_prep.slices import map_documents
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class SliceOfCorpus:
+    """A tokenized slice and its place in the canonical order.
+
+    Attributes:
+        name: the slice's files are directory/name.*.
+        source: number of its source in the configuration.
+        first: global index of its first document.
+        count: its documents.
+    """
+
+    name: str
+    source: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The documents [begin, end) of a slice; of these, the ones in the window's split that appear a `copy`-th time."""
+
+    slice: SliceOfCorpus
+    begin: int
+    end: int
+    copy: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """One shard's documents in canonical order.
+
+    Attributes:
+        split: "train", "valid" or "test".
+        number: of the shard within its split.
+        stretches: where the documents are.
+    """
+
+    split: str
+    number: int
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def name(self) -> str:
+        """The shard's name."""
+        return f"{self.number:05d}"
+
+
+def split_of(documents: np.ndarray, config: PrepConfig) -> np.ndarray:
+    """int [documents]: index into SPLITS, by content alone."""
+    share = to_unit(keyed_bits(config.seed, "split", documents["hash_hi"], documents["hash_lo"]))
+    held_out = np.where(share < config.splits.valid, 1, 2)
+    return np.where(share < config.splits.valid + config.splits.test, held_out, 0)
+
+
+def copies_of(documents: np.ndarray, split: np.ndarray, weight: float, seed: int) -> np.ndarray:
+    """int [documents]: how often each document is taken; held-out ones at most once."""
+    whole, rest = int(weight), weight - int(weight)
+    copies = np.full(len(documents), whole)
+    if rest:
+        copies += to_unit(keyed_bits(seed, "weight", documents["hash_hi"], documents["hash_lo"])) < rest
+    return np.where(split == 0, copies, np.minimum(copies, 1))
+
+
+def members(
+    documents: np.ndarray, stretch: Stretch, split: int, duplicates: Sequence[Path], config: PrepConfig
+) -> np.ndarray:
+    """bool [stretch.end - stretch.begin]: which documents of a stretch belong to the window.
+
+    Args:
+        documents: the `DOCUMENT` records of the stretch.
+    """
+    return _split_or_none(documents, stretch, duplicates, config) == split
+
+
+def plan_windows(
+    config: PrepConfig, directory: Path, slices: Sequence[SliceOfCorpus], duplicates: Sequence[Path]
+) -> Iterator[Window]:
+    """Cut each split's documents into windows of about `shard_tokens` tokens; a window ends with a whole document."""
+    numbers, tokens = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
+    open_stretches: dict[str, list[Stretch]] = {split: [] for split in SPLITS}
+    for copy in range(ceil(max(source.weight for source in config.sources))):
+        for piece in slices:
+            if piece.count == 0 or config.sources[piece.source].weight <= copy:
+                continue
+            documents = map_documents(directory, piece.name)
+            whole = Stretch(piece, 0, piece.count, copy)
+            splits = _split_or_none(documents, whole, duplicates, config)
+            for index, split in enumerate(SPLITS):
+                chosen = np.flatnonzero(splits == index)
+                if not len(chosen):
+                    continue
+                total = np.cumsum(documents["length"][chosen], dtype=np.int64)
+                begin = done = 0
+                # the first document at which the window is full closes it
+                while (at := int(np.searchsorted(total, done + config.shard_tokens - tokens[split]))) < len(chosen):
+                    end = int(chosen[at]) + 1
+                    open_stretches[split].append(Stretch(piece, begin, end, copy))
+                    yield Window(split, numbers[split], tuple(open_stretches[split]))
+                    open_stretches[split], tokens[split] = [], 0
+                    numbers[split] += 1
+                    begin, done = end, int(total[at])
+                if int(total[-1]) > done:
+                    open_stretches[split].append(Stretch(piece, begin, piece.count, copy))
+                    tokens[split] += int(total[-1]) - done
+    for split, stretches in open_stretches.items():
+        if stretches:
+            yield Window(split, numbers[split], tuple(stretches))
+
+
+def _split_or_none(
+    documents: np.ndarray, stretch: Stretch, duplicates: Sequence[Path], config: PrepConfig
+) -> np.ndarray:
+    """int [documents]: index into SPLITS, or -1 for duplicates and documents that do not appear a `copy`-th time."""
+    splits = split_of(documents, config)
+    copies = copies_of(documents, splits, config.sources[stretch.slice.source].weight, config.seed)
+    splits[copies <= stretch.copy] = -1
+    begin, end = stretch.slice.first + stretch.begin, stretch.slice.first + stretch.end
+    splits[dropped_between(duplicates, begin, end).astype(np.int64) - begin] = -1
+    return splits

@@ -1,0 +1,135 @@
+"""Tasks over processes: a pool that stops cleanly, dies with its parent, and says how far it is.
+
+Promise: results come as tasks finish; the order never matters to the caller. With one worker everything runs in this
+process. Workers ignore SIGINT and SIGTERM (the parent decides) and end when the parent is gone, however it went.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing.connection import wait as wait_for_handles
+from types import TracebackType
+from typing import Any, TypeVar
+
+from foreword.console import Progress
+from foreword.errors import MachineError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+PRELOADED = ["data_prep.tokenize_stage", "data_prep.pack_stage", "data_prep.dedup", "data_prep.verify"]
+POLL_S = 0.2
+
+_done: Any = None  # this process' view of the shared counter of finished work
+
+
+def report_progress(amount: int) -> None:
+    """Called inside a task: `amount` more units of the current work are done."""
+    if _done is not None:
+        with _done.get_lock():
+            _done.value += amount
+
+
+class Workers:
+    """A pool of processes for the whole preparation; a context manager."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        # started by a fork server: forking this process would be unsafe once it has threads, and a fresh interpreter
+        # per worker would import everything again
+        self._context = multiprocessing.get_context("forkserver")
+        self._counter = self._context.Value("q", 0)
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Workers":
+        if self.count > 1:
+            self._context.set_forkserver_preload(PRELOADED)
+            self._executor = ProcessPoolExecutor(
+                self.count, mp_context=self._context, initializer=_begin, initargs=(self._counter,)
+            )
+        else:
+            _share(self._counter)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+        else:
+            _share(None)
+
+    def run(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        shown: Progress | None = None,
+        scale: float = 1.0,
+    ) -> Iterator[tuple[Item, Result]]:
+        """Run `function` on every item; yields (item, result) as tasks finish.
+
+        Args:
+            function: a module-level function.
+            items: taken as workers become free, never all at once.
+            shown: updated with what tasks report through `report_progress`, divided by `scale`.
+
+        Raises:
+            MachineError: a worker was killed.
+            Exception: whatever a task raised; tasks not yet begun are dropped.
+        """
+        with self._counter.get_lock():
+            self._counter.value = 0
+        if self._executor is None:
+            for item in items:
+                result = function(item)
+                self._show(shown, scale)
+                yield item, result
+            return
+        waiting = iter(items)
+        running: dict[Future[Result], Item] = {}
+        try:
+            while True:
+                for item in islice(waiting, 2 * self.count - len(running)):
+                    running[self._executor.submit(function, item)] = item
+                if not running:
+                    return
+                finished, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                self._show(shown, scale)
+                for future in finished:
+                    yield running.pop(future), future.result()
+        except BrokenProcessPool:
+            raise MachineError(
+                "a worker process was killed, perhaps because memory ran out",
+                remedy="run the same command again, it continues; with fewer workers if it happens again",
+            ) from None
+        finally:
+            for future in running:
+                future.cancel()
+
+    def _show(self, shown: Progress | None, scale: float) -> None:
+        if shown is not None:
+            shown.update(self._counter.value / scale)
+
+
+def _begin(counter: Any) -> None:
+    _share(counter)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _share(counter: Any) -> None:
+    global _done
+    _done = counter
+
+
+def _end_with_parent() -> None:
+    """The queue's pipe has writers in every worker, so a killed parent does not close it; its sentinel does end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for_handles([parent.sentinel])
+        os._exit(1)
