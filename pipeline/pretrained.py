@@ -1,0 +1,94 @@
+"""A path that holds trained weights -> the model, its tokenizer and how it reads a prompt.
+
+The path may be a run, one of its checkpoints (of any topology), or a weights directory.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from data_prep.tokenizers import Tokenizer, load_tokenizer
+from foreword.errors import CheckpointError
+from pipeline import weights
+from pipeline.checkpoint import find_checkpoint, load_full_weights, read_meta
+from pipeline.config import ModelConfig
+from pipeline.model import GPT2, build_model, load_full_state
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Trained weights that are not loaded yet.
+
+    Attributes:
+        path: the checkpoint or weights directory itself.
+        config: the model's shape.
+        vocab_size: ids in use, without padding.
+        objective: "prefix" when prompts were read in both directions in training.
+        tokenizer_dir: its tokenizer.
+        tokenizer_sha256: what the tokenizer must be.
+        load_weights: reads the logical parameters, name -> fp32 tensor of full shape.
+    """
+
+    path: Path
+    config: ModelConfig
+    vocab_size: int
+    objective: Literal["causal", "prefix"]
+    tokenizer_dir: Path
+    tokenizer_sha256: str
+    load_weights: Callable[[], dict[str, Tensor]]
+
+    def load_model(self) -> GPT2:
+        """The model on the CPU in fp32; needs `pipeline.parallel.initialize` before it."""
+        model = build_model(self.config, self.vocab_size, seed=0)
+        load_full_state(model, self.load_weights())
+        return model.eval()
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            ConfigError: there is none.
+            CheckpointError: it is another than the weights were made with.
+        """
+        tokenizer = load_tokenizer(self.tokenizer_dir)
+        if tokenizer.sha256 != self.tokenizer_sha256:
+            raise CheckpointError(
+                "this is not the tokenizer that the model was trained with",
+                where=self.tokenizer_dir,
+                remedy="put the tokenizer directory of its corpus there",
+            )
+        return tokenizer
+
+
+def open_pretrained(path: Path) -> Pretrained:
+    """Find out what `path` holds, without loading weights.
+
+    Raises:
+        CheckpointError: neither weights, nor a checkpoint, nor a run with a complete one; or it is not intact.
+    """
+    if weights.is_weights(path):
+        meta = weights.read_weights_meta(path)
+        return Pretrained(
+            path=path,
+            config=meta.model,
+            vocab_size=meta.vocab_size,
+            objective=meta.objective,
+            tokenizer_dir=path / weights.TOKENIZER_DIRECTORY,
+            tokenizer_sha256=meta.tokenizer.sha256,
+            load_weights=lambda: weights.load_weights(path),
+        )
+    checkpoint = find_checkpoint(path)
+    saved = read_meta(checkpoint)
+    run_dir = checkpoint.absolute().parent.parent
+    return Pretrained(
+        path=checkpoint,
+        config=ModelConfig.model_validate(saved.config["model"]),
+        vocab_size=saved.corpus.vocab_size,
+        objective=saved.config["objective"],
+        tokenizer_dir=run_dir / weights.TOKENIZER_DIRECTORY,
+        tokenizer_sha256=saved.corpus.tokenizer_sha256,
+        load_weights=lambda: load_full_weights(checkpoint),
+    )

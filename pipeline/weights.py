@@ -1,0 +1,159 @@
+"""Weights without a run: a directory that `foreword import` writes and that training, evaluation and export start from.
+
+    OUT/
+      weights.safetensors   logical parameters under Foreword's names: fp32, full shape, whatever will read them
+      tokenizer/            the tokenizer's own files
+      foreword.json         model, vocabulary, tokenizer, and every file's size and SHA-256
+
+The directory appears under its name when it is whole.
+"""
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data_prep.manifest import FileInfo, TokenizerInfo
+from data_prep.tokenizers import Tokenizer, save_tokenizer
+from foreword.config import Section
+from foreword.errors import CheckpointError, ConfigError
+from foreword.files import TEMPORARY_PREFIX, atomic_write, fsync_directory, sha256_of
+from pipeline.config import ModelConfig
+
+FORMAT: Literal["foreword-weights"] = "foreword-weights"
+META_NAME = "foreword.json"
+WEIGHTS_NAME = "weights.safetensors"
+TOKENIZER_DIRECTORY = "tokenizer"
+
+
+class WeightsMeta(Section):
+    """The contents of foreword.json.
+
+    Attributes:
+        objective: how the weights were trained to read a prompt.
+        source: where the weights come from, for people.
+        files: name inside the directory -> size and hash.
+    """
+
+    format: Literal["foreword-weights"] = FORMAT
+    version: Literal[1] = 1
+    model: ModelConfig
+    vocab_size: int
+    objective: Literal["causal", "prefix"]
+    tokenizer: TokenizerInfo
+    source: str
+    files: dict[str, FileInfo]
+
+
+def save_weights(
+    directory: Path,
+    full_state: Mapping[str, Tensor],
+    *,
+    model: ModelConfig,
+    vocab_size: int,
+    objective: Literal["causal", "prefix"],
+    tokenizer: Tokenizer,
+    source: str,
+) -> WeightsMeta:
+    """Write a weights directory.
+
+    Args:
+        directory: must not exist, or be empty.
+        full_state: name -> fp32 tensor of full shape; the names are those of `pipeline.model.parameter_layout`.
+        model, vocab_size, objective, tokenizer, source: see `WeightsMeta`.
+
+    Raises:
+        ConfigError: the directory is not empty or cannot be written.
+    """
+    with whole_directory(directory) as temporary:
+        save_file(dict(full_state), temporary / WEIGHTS_NAME)
+        tokenizer_info = save_tokenizer(tokenizer, temporary / TOKENIZER_DIRECTORY)
+        names = sorted(str(p.relative_to(temporary)) for p in temporary.rglob("*") if p.is_file())
+        meta = WeightsMeta(
+            model=model,
+            vocab_size=vocab_size,
+            objective=objective,
+            tokenizer=tokenizer_info,
+            source=source,
+            files={
+                name: FileInfo(size=(temporary / name).stat().st_size, sha256=sha256_of(temporary / name))
+                for name in names
+            },
+        )
+        with atomic_write(temporary / META_NAME, "w") as file:
+            file.write(meta.model_dump_json(indent=1) + "\n")
+    return meta
+
+
+def is_weights(directory: Path) -> bool:
+    """Whether this is a weights directory, as far as its foreword.json says."""
+    try:
+        return json.loads((directory / META_NAME).read_bytes()).get("format") == FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def read_weights_meta(directory: Path) -> WeightsMeta:
+    """Read foreword.json and compare every file's size with it (no file is read).
+
+    Raises:
+        CheckpointError: it cannot be read or is of another version, or a file is missing or has another size.
+    """
+    path = directory / META_NAME
+    try:
+        meta = WeightsMeta.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", where=path) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise CheckpointError(f"not a valid {META_NAME} of weights: {place}: {first['msg']}", where=path) from None
+    for name, info in meta.files.items():
+        file = directory / name
+        if not file.is_file() or file.stat().st_size != info.size:
+            raise CheckpointError(
+                f"is missing or does not have its {info.size} bytes", where=file, remedy="import the weights again"
+            )
+    return meta
+
+
+def load_weights(directory: Path) -> dict[str, Tensor]:
+    """Every logical parameter, fp32 in full shape.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    path = directory / WEIGHTS_NAME
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot be read: {error}", where=path, remedy="import the weights again") from None
+
+
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory that becomes `path` when the block ends without an exception.
+
+    Raises:
+        ConfigError: `path` exists and is not empty, or cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError("exists already and is not an empty directory", where=path, remedy="choose another name")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(path)
+        fsync_directory(path.parent)
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", where=path) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
