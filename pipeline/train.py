@@ -24,6 +24,7 @@ from pipeline.checkpoint.restore import restore
 from pipeline.checkpoint.save import apply_retention, save_checkpoint
 from pipeline.config import TrainConfig
 from pipeline.engine import Engine
+from pipeline.evaluate import evaluate, evaluation_batches
 from pipeline.flops import attended_pairs
 from pipeline.loader import Share, TrainLoader
 from pipeline.model import GPT2, build_model, load_full_state, padded_vocab_size
@@ -164,8 +165,6 @@ class _Run:
             )
 
     def _evaluate(self) -> None:
-        from pipeline.evaluate import evaluate, evaluation_batches
-
         batches = evaluation_batches(self.corpus, self.config, self.parallel)
         result = evaluate(self.engine.model, batches, self.corpus.token_bytes(), self.parallel.data_parallel_group)
         if self.telemetry:

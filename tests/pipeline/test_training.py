@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_corpus import make_corpus
-from training import HALF, STEPS, curve, fork_run, train_all, train_config
+from training import HALF, STEPS, curve, fork_run, records, train_all, train_config
 
 from pipeline.checkpoint.meta import read_meta
 from pipeline.checkpoint.read import CheckpointReader, load_full_weights
@@ -37,6 +37,21 @@ def test_zero_and_tensor_parallelism_give_one_curve(runs, zero_stage, tensor_par
     weights, reference = load_full_weights(run / LAST), load_full_weights(runs / "alone" / LAST)
     for name, tensor in reference.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_every_topology_measures_the_same_validation_losses(runs):
+    measured = {
+        run.name: {
+            (record["step"], key): record[key]
+            for record in records(run)
+            if record.get("event") == "validation"
+            for key in ("prefix_loss", "causal_loss", "prefix_bits_per_byte", "causal_bits_per_byte")
+        }
+        for run in runs.glob("zero*")
+    }
+    assert len(measured["zero0_tp1"]) == 8
+    for values in measured.values():
+        assert values == pytest.approx(measured["zero0_tp1"], rel=1e-6)
 
 
 def test_the_curve_falls(runs):

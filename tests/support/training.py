@@ -27,7 +27,7 @@ def train_config(run_dir: Path, corpus: Path, **changes) -> TrainConfig:
         "optimizer": {"lr": 1e-2, "clip_grad_norm": 0.5, "eps": 1e-5},
         "schedule": {"total_steps": STEPS, "warmup_steps": 2},
         "checkpoint": {"every_steps": HALF, "keep_last": 10},
-        "evaluation": {},
+        "evaluation": {"every_steps": HALF},
         "logging": {"every_steps": 1, "wandb": {"mode": "disabled"}},
     }
     for key, value in changes.items():
