@@ -37,7 +37,7 @@ class Telemetry:
         self._stack.callback(self._file.close)
         self._wandb = _start_wandb(config, wandb_run_id)
         if self._wandb is not None:
-            self._stack.callback(self._wandb.finish, quiet=True)
+            self._stack.callback(self._wandb.finish)
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = self._stack.enter_context(progress("train", config.schedule.total_steps, "steps"))

@@ -1,0 +1,100 @@
+"""metrics.jsonl is the truth, Weights & Biases gets the same, and the report shows it."""
+
+import json
+import re
+
+import pytest
+from training import train_config
+
+from foreword.errors import DataError
+from pipeline.config import WandbConfig
+from pipeline.metrics import read_metrics
+from pipeline.report import write_report
+from pipeline.telemetry import Telemetry, wandb_mode
+
+
+def record(step: int, loss: float) -> dict:
+    return {
+        "step": step,
+        "tokens_consumed": 100 * step,
+        "targets_consumed": 50 * step,
+        "loss": loss,
+        "lr": 1e-3,
+        "grad_norm": 1.0,
+        "tokens_per_s": 1000.0,
+        "data_wait_fraction": 0.0,
+        "mfu": None,
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that went back from step 3 to step 1."""
+    config = train_config(tmp_path, tmp_path / "corpus")
+    with Telemetry(config, None, 0) as telemetry:
+        telemetry.start(0, {}, None)
+        for step in (1, 2, 3):
+            telemetry.step(record(step, 5.0 - step))
+    with Telemetry(config, None, 1) as telemetry:
+        telemetry.start(1, {}, tmp_path / "checkpoints" / "step_00000001")
+        telemetry.step(record(2, 2.5))
+        telemetry.validation(2, {"prefix_loss": 2.0, "causal_loss": 2.25})
+    (tmp_path / "config.yaml").write_text("objective: prefix  # <b>\n")
+    return tmp_path
+
+
+def test_of_two_records_with_one_step_the_later_counts(run):
+    metrics = read_metrics(run)
+    assert metrics.series("loss") == ([1, 2, 3], [4.0, 2.5, 2.0])
+    assert metrics.event_series("validation", "prefix_loss") == ([2], [2.0])
+    assert [event["step"] for event in metrics.events if event["event"] == "start"] == [0, 1]
+
+
+def test_an_unfinished_last_line_is_passed_over_and_another_is_named(run):
+    path = run / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 4, "lo')
+    assert read_metrics(run).series("loss")[0] == [1, 2, 3]
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "{", *lines[1:]]))
+    with pytest.raises(DataError, match=r"metrics.jsonl:2: not a metrics record"):
+        read_metrics(run)
+
+
+def test_the_report_is_one_page_without_links_that_shows_curves_and_restarts(run):
+    page = write_report(run).read_text()
+    assert page.count("<svg") == 5
+    assert "validation, prefix" in page
+    assert "step_00000001" in page
+    assert "&lt;b&gt;" in page
+    assert not re.search(r'(src|href)="https?:', page)
+
+
+def test_a_directory_without_a_run_has_no_report(tmp_path):
+    with pytest.raises(DataError, match="give a run's directory"):
+        write_report(tmp_path)
+
+
+def test_wandb_gets_every_record_offline_and_a_resumed_run_keeps_its_id(tmp_path):
+    config = train_config(tmp_path, tmp_path / "corpus", logging__wandb={"mode": "offline"})
+    with Telemetry(config, None, 0) as telemetry:
+        telemetry.step(record(1, 4.0))
+        run_id = telemetry.wandb_run_id
+    with Telemetry(config, run_id, 1) as telemetry:
+        telemetry.step(record(2, 3.0))
+        assert telemetry.wandb_run_id == run_id
+    logs = list((tmp_path / "wandb").glob(f"offline-run-*-{run_id}/*.wandb"))
+    assert logs
+    assert all(log.stat().st_size > 0 for log in logs)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_wandb_is_online_only_where_a_key_is_set(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert wandb_mode(WandbConfig()) == "offline"
+    assert wandb_mode(WandbConfig(mode="disabled")) == "disabled"
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert wandb_mode(WandbConfig()) == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mode(WandbConfig()) == "disabled"
