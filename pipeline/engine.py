@@ -9,13 +9,14 @@ import io
 import logging
 import os
 from contextlib import redirect_stdout
+from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.batch import Batch
 from pipeline.config import OptimizerConfig, TrainConfig
-from pipeline.model import parameter_layout
+from pipeline.model import GPT2, parameter_layout
 from pipeline.parallel import Parallel
 
 # read when DeepSpeed is imported, which otherwise announces each of its choices
@@ -35,7 +36,7 @@ class Engine:
         gradient_accumulation_steps: micro-batches per optimizer step and rank.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, parallel: Parallel, accumulation_steps: int) -> None:
+    def __init__(self, model: GPT2, config: TrainConfig, parallel: Parallel, accumulation_steps: int) -> None:
         self.model = model
         self.layout = parameter_layout(model)  # before ZeRO 3 takes the parameters' shapes away
         self.parallel = parallel
@@ -58,7 +59,7 @@ class Engine:
             )
 
     @property
-    def optimizer(self) -> "torch.optim.Optimizer | deepspeed.runtime.base_optimizer.ZeROOptimizer":
+    def optimizer(self) -> Any:
         """DeepSpeed's optimizer: plain AdamW for ZeRO 0 in fp32, a ZeRO optimizer around it elsewhere."""
         return self.deepspeed.optimizer
 
@@ -93,7 +94,8 @@ class Engine:
         squares = torch.zeros(2, dtype=torch.float64, device=self.parallel.device)  # cut parameters, replicated ones
         for name, parameter in self.model.named_parameters():
             replicated = self.layout[name].partition_dim is None
-            squares[int(replicated)] += parameter.grad.double().square().sum()
+            if parameter.grad is not None:
+                squares[int(replicated)] += parameter.grad.double().square().sum()
         torch.distributed.all_reduce(squares[0], group=self.parallel.mpu.get_tensor_model_parallel_group())
         return squares.sum().sqrt()
 

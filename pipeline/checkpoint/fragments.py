@@ -80,7 +80,7 @@ def _place(engine: Engine, parameter: nn.Parameter) -> tuple[int | None, int, in
     if engine.zero_stage == 0:
         return None, 0, 0, parameter.numel()
     if engine.zero_stage in (1, 2):
-        mapping = parameter._hp_mapping
+        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
         if mapping is None:
             return None
         in_parameter, in_buffer = mapping.lp_fragment_address, mapping.hp_fragment_address
@@ -88,7 +88,7 @@ def _place(engine: Engine, parameter: nn.Parameter) -> tuple[int | None, int, in
     optimizer = engine.optimizer
     buffer_index, offset, padded_numel = optimizer.grad_position[optimizer.get_param_id(parameter)]
     start = engine.parallel.data_parallel_rank * padded_numel
-    numel = min(padded_numel, parameter.ds_numel - start)
+    numel = min(padded_numel, parameter.ds_numel - start)  # type: ignore[attr-defined]
     return (buffer_index, offset, start, numel) if numel > 0 else None
 
 

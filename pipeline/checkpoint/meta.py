@@ -9,7 +9,6 @@ from foreword.config import Section
 from foreword.errors import CheckpointError
 
 META_NAME = "foreword.json"
-FORMAT_VERSION = 1
 
 
 class Topology(Section):
@@ -77,7 +76,7 @@ class CheckpointMeta(Section):
     """The contents of foreword.json."""
 
     format: Literal["foreword-checkpoint"] = "foreword-checkpoint"
-    version: Literal[1] = FORMAT_VERSION
+    version: Literal[1] = 1
     progress: Progress
     optimizer_steps: int
     loss: float | None
