@@ -1,0 +1,263 @@
+"""GPT-2 weights come in and go out to the bit, and give the logits that transformers computes with them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from processes import run_distributed
+from safetensors.torch import load_file, save_file
+from segment_lists import visible
+from tiny_gpt2 import EOD, VOCAB_SIZE, make_gpt2, save_gpt2, save_tokenizer_files
+from torch import Tensor
+from transformers import GPT2LMHeadModel
+
+from data_prep.tokenizers import load_tokenizer
+from foreword.errors import CheckpointError, ConfigError, DataError, ForewordError
+from pipeline.batch import make_batch
+from pipeline.commands import export as export_command
+from pipeline.hf import export_weights, import_weights
+from pipeline.parallel import Parallel, initialize
+from pipeline.pretrained import open_pretrained
+from pipeline.weights import WEIGHTS_NAME
+
+TOKENS = np.random.default_rng(0).integers(0, VOCAB_SIZE, (2, 21))
+PREFIX_LENGTHS = (0, 1, 9, 20)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("hf") / "gpt2"
+    save_gpt2(make_gpt2(), directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def imported(original: Path) -> Path:
+    out = original.parent / "imported"
+    import_weights(original, out)
+    return out
+
+
+def logits_of(weights: Path, tensor_parallel_size: int) -> dict[int, Tensor]:
+    """Prefix length -> [B, S, V], each row read as one segment."""
+    parallel = initialize(tensor_parallel_size)
+    model = open_pretrained(weights).load_model()
+    logits = {}
+    for prefix_len in PREFIX_LENGTHS:
+        batch = make_batch(TOKENS, [np.array([[0, prefix_len]])] * len(TOKENS), np.arange(len(TOKENS)))
+        with torch.no_grad():
+            hidden_TD = model.hidden(batch.tokens_BS, batch.position_ids_BS, model.backend.prepare(batch))
+        logits[prefix_len] = model.logits(hidden_TD).view(*batch.tokens_BS.shape, -1)
+    parallel.destroy()
+    return logits
+
+
+def assert_same_tensors(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert actual[name].dtype == torch.float32
+        assert torch.equal(actual[name], tensor.float()), name
+
+
+def test_logits_equal_transformers_at_every_tensor_parallel_size(original: Path, imported: Path) -> None:
+    """Causal by transformers' own mask; with a prefix by a mask given to it, [B, 1, S, S], added to the scores."""
+    reference, tokens_BS = GPT2LMHeadModel.from_pretrained(original), torch.from_numpy(TOKENS[:, :-1])
+    ours = [logits_of(imported, 1), *run_distributed(2, logits_of, imported, 2)]
+    for prefix_len in PREFIX_LENGTHS:
+        visible_SS = visible([(0, prefix_len)], tokens_BS.shape[1])
+        mask_B1SS = torch.zeros(len(tokens_BS), 1, *visible_SS.shape).masked_fill(~visible_SS, -torch.inf)
+        with torch.no_grad():
+            expected = reference(tokens_BS, attention_mask=mask_B1SS if prefix_len else None).logits
+        for logits in ours:
+            torch.testing.assert_close(logits[prefix_len], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_import_then_export_gives_back_the_same_bits(original: Path, imported: Path, tmp_path: Path) -> None:
+    export_weights(imported, tmp_path / "out")
+    assert_same_tensors(load_file(tmp_path / "out" / "model.safetensors"), load_file(original / "model.safetensors"))
+    for name in ("vocab.json", "merges.txt"):
+        assert (tmp_path / "out" / name).read_bytes() == (original / name).read_bytes()
+
+
+def test_transformers_loads_what_was_exported(original: Path, imported: Path, tmp_path: Path) -> None:
+    export_weights(imported, tmp_path / "out")
+    loaded, report = GPT2LMHeadModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    reference = GPT2LMHeadModel.from_pretrained(original)
+    tokens = torch.from_numpy(TOKENS)
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(tokens).logits, reference.eval()(tokens).logits)
+    assert loaded.config.eos_token_id == load_tokenizer(imported / "tokenizer").eod_id == VOCAB_SIZE - 1
+
+
+def as_bin(directory: Path, tensors: dict[str, Tensor]) -> None:
+    torch.save(tensors, directory / "pytorch_model.bin")
+
+
+def as_parts(directory: Path, tensors: dict[str, Tensor]) -> None:
+    names = list(tensors)
+    parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for part, held in parts.items():
+        save_file({name: tensors[name] for name in held}, directory / part)
+    weight_map = {name: part for part, held in parts.items() for name in held}
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def without_prefix_and_with_buffers(directory: Path, tensors: dict[str, Tensor]) -> None:
+    """The layout of the files that GPT-2 was first published in."""
+    old = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    old |= {"h.0.attn.bias": torch.ones(1, 1, 24, 24), "h.1.attn.masked_bias": torch.tensor(-1e4)}
+    as_bin(directory, old | {"lm_head.weight": old["wte.weight"]})
+
+
+def in_half_precision(directory: Path, tensors: dict[str, Tensor]) -> None:
+    save_file({name: tensor.half() for name, tensor in tensors.items()}, directory / "model.safetensors")
+
+
+@pytest.mark.parametrize("write", [as_bin, as_parts, without_prefix_and_with_buffers, in_half_precision])
+def test_every_layout_of_the_files_is_read(
+    original: Path, tmp_path: Path, write: Callable[[Path, dict[str, Tensor]], None]
+) -> None:
+    tensors = load_file(original / "model.safetensors")
+    directory = copy_without_weights(original, tmp_path / "gpt2")
+    write(directory, tensors)
+    import_weights(directory, tmp_path / "imported")
+    export_weights(tmp_path / "imported", tmp_path / "out")
+    if write is in_half_precision:
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+    assert_same_tensors(load_file(tmp_path / "out" / "model.safetensors"), tensors)
+
+
+def copy_without_weights(original: Path, directory: Path) -> Path:
+    save_tokenizer_files(directory)
+    (directory / "config.json").write_bytes((original / "config.json").read_bytes())
+    return directory
+
+
+def missing(tensors: dict[str, Tensor]) -> None:
+    del tensors["transformer.h.1.mlp.c_fc.bias"]
+
+
+def surplus(tensors: dict[str, Tensor]) -> None:
+    tensors["transformer.h.2.ln_1.weight"] = torch.ones(32)
+
+
+def transposed(tensors: dict[str, Tensor]) -> None:
+    tensors["transformer.h.0.attn.c_attn.weight"] = tensors["transformer.h.0.attn.c_attn.weight"].T.contiguous()
+
+
+def untied(tensors: dict[str, Tensor]) -> None:
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"] + 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (missing, r"lacks h\.1\.mlp\.c_fc\.bias"),
+        (surplus, r"has h\.2\.ln_1\.weight, which GPT-2 does not"),
+        (transposed, r"h\.0\.attn\.c_attn\.weight has shape \(96, 32\), expected \(32, 96\)"),
+        (untied, "only tied weights are supported"),
+    ],
+)
+def test_tensors_that_are_not_those_of_the_config_are_named(
+    original: Path, tmp_path: Path, spoil: Callable[[dict[str, Tensor]], None], message: str
+) -> None:
+    tensors = load_file(original / "model.safetensors")
+    spoil(tensors)
+    directory = copy_without_weights(original, tmp_path / "gpt2")
+    save_file(tensors, directory / "model.safetensors")
+    with pytest.raises(DataError, match=message):
+        import_weights(directory, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"activation_function": "relu"}, ConfigError, "activation_function is 'relu'; only 'gelu_new' is supported"),
+        ({"model_type": "llama"}, ConfigError, "model_type is 'llama'; only 'gpt2' is supported"),
+        ({"n_inner": 7}, ConfigError, "n_inner is 7"),
+        ({"n_head": 5}, ConfigError, "hidden_size 32 is not a multiple of num_attention_heads 5"),
+        ({"vocab_size": 100}, ConfigError, "the tokenizer has 257 ids and the model 100"),
+        ({"n_layer": None}, DataError, "lacks n_layer"),
+    ],
+)
+def test_a_config_that_this_model_does_not_compute_is_refused(
+    original: Path, tmp_path: Path, change: dict[str, object], error: type[ForewordError], message: str
+) -> None:
+    directory = tmp_path / "gpt2"
+    save_tokenizer_files(directory)
+    settings = json.loads((original / "config.json").read_text()) | change
+    settings = {name: value for name, value in settings.items() if name not in change or value is not None}
+    (directory / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(error, match=message):
+        import_weights(directory, tmp_path / "out")
+
+
+def test_a_directory_without_weights_or_with_broken_ones_is_refused(original: Path, tmp_path: Path) -> None:
+    directory = copy_without_weights(original, tmp_path / "gpt2")
+    with pytest.raises(DataError, match=r"no model\.safetensors or pytorch_model\.bin"):
+        import_weights(directory, tmp_path / "out")
+    (directory / "pytorch_model.bin").write_bytes(b"not weights")
+    with pytest.raises(DataError, match=r"pytorch_model\.bin: cannot be read as weights"):
+        import_weights(directory, tmp_path / "out")
+    (directory / "model.safetensors").write_bytes((original / "model.safetensors").read_bytes()[:-10])
+    with pytest.raises(DataError, match=r"model\.safetensors: cannot be read as weights"):
+        import_weights(directory, tmp_path / "out")
+    with pytest.raises(DataError, match=r"config\.json: cannot be read"):
+        import_weights(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_a_directory_that_holds_something_is_not_written_over(imported: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    with pytest.raises(ConfigError, match="not an empty directory"):
+        export_weights(imported, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_truncated_weights_are_refused(imported: Path, tmp_path: Path) -> None:
+    damaged = copy_tree(imported, tmp_path / "damaged")
+    (damaged / WEIGHTS_NAME).write_bytes((damaged / WEIGHTS_NAME).read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: is missing or does not have"):
+        open_pretrained(damaged)
+
+
+def test_a_tokenizer_that_was_exchanged_is_noticed(imported: Path, tmp_path: Path) -> None:
+    changed = copy_tree(imported, tmp_path / "changed")
+    vocab = changed / "tokenizer" / "vocab.json"
+    ids = json.loads(vocab.read_text())
+    ids["a"], ids["b"] = ids["b"], ids["a"]
+    vocab.write_text(json.dumps(ids))
+    with pytest.raises(CheckpointError, match="not the tokenizer that the model was trained with"):
+        open_pretrained(changed).load_tokenizer()
+
+
+def copy_tree(source: Path, target: Path) -> Path:
+    for path in source.rglob("*"):
+        if path.is_file():
+            copied = target / path.relative_to(source)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            copied.write_bytes(path.read_bytes())
+    return target
+
+
+def test_the_tokenizer_comes_along(imported: Path, one_process: Parallel) -> None:
+    tokenizer = open_pretrained(imported).load_tokenizer()
+    assert tokenizer.decode(tokenizer.encode("Größe, 12 €")) == "Größe, 12 €"
+    assert tokenizer.id_of(EOD) == tokenizer.eod_id
+
+
+def test_exporting_a_model_trained_on_prefixes_says_what_the_plain_class_will_do(
+    imported: Path, tmp_path: Path
+) -> None:
+    trained = copy_tree(imported, tmp_path / "trained")
+    meta = trained / "foreword.json"
+    meta.write_text(meta.read_text().replace('"objective": "causal"', '"objective": "prefix"'))
+    result = CliRunner().invoke(export_command, [str(trained), str(tmp_path / "out")], catch_exceptions=False)
+    assert "GPT2LMHeadModel reads them causally" in result.stderr
+    result = CliRunner().invoke(export_command, [str(imported), str(tmp_path / "causal")], catch_exceptions=False)
+    assert "causally" not in result.stderr
