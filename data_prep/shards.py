@@ -196,7 +196,7 @@ class Corpus:
 
     def token_bytes(self) -> np.ndarray:
         """How many UTF-8 bytes of text each id stands for, 0 for special ids: int32 [vocab_size]."""
-        return np.asarray(map_array(self.path / TOKENIZER_DIRECTORY / TOKEN_BYTES_NAME))
+        return np.array(map_array(self.path / TOKENIZER_DIRECTORY / TOKEN_BYTES_NAME))
 
 
 def size_problem(path: Path, info: FileInfo) -> str | None:
