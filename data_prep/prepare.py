@@ -211,6 +211,7 @@ def _pack(
     tokens = sum(record.sizes["tokens"] for record in tokenized.records) // itemsize
     with progress("pack", tokens / 1e6, "M tokens") as shown:
         finished += [shard for _, shard in workers.run(pack_window, missing(), shown, scale=1e6)]
+        shown.update(tokens / 1e6)  # duplicates were in the estimate
     for split in SPLITS:
         if not any(shard.split == split for shard in finished):
             (output / split).rmdir()

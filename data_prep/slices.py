@@ -11,7 +11,7 @@ whole.
 import json
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -87,7 +87,7 @@ class SliceWriter:
                 for part, path in self._temporary.items():
                     path.replace(self.directory / f"{self.name}.{part}")
                 marker = self.directory / f".tmp-{os.getpid()}-{self.name}.json"
-                marker.write_text(json.dumps(asdict(self.record)), encoding="utf-8")
+                marker.write_text(json.dumps(vars(self.record)), encoding="utf-8")
                 marker.replace(self.directory / f"{self.name}.json")
         finally:
             for path in self._temporary.values():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from foreword.errors import DataError
+from foreword.errors import ConfigError, DataError
 
 EXIT_NOT_WHOLE = 1
 CORPUS_MARK = "manifest.json"
@@ -18,6 +18,7 @@ def kind_of(path: Path) -> str:
     """Whether `path` is a "corpus" or a "checkpoint".
 
     Raises:
+        ConfigError: there is no such directory.
         DataError: neither, or not finished.
     """
     if (path / CORPUS_MARK).is_file():
@@ -25,7 +26,7 @@ def kind_of(path: Path) -> str:
     if (path / CHECKPOINT_MARK).is_file():
         return "checkpoint"
     if not path.is_dir():
-        raise DataError("no such directory", where=path, remedy="give the directory of a corpus or of a checkpoint")
+        raise ConfigError("no such directory", where=path, remedy="give the directory of a corpus or of a checkpoint")
     raise DataError(
         f"neither a finished corpus ({CORPUS_MARK}) nor a whole checkpoint ({CHECKPOINT_MARK})",
         where=path,
@@ -38,7 +39,11 @@ def kind_of(path: Path) -> str:
 @click.option("--workers", type=click.IntRange(min=1), help="Processes for a corpus; by default one per processor.")
 def verify(path: Path, workers: int | None) -> None:
     """Check every hash of the corpus or checkpoint at PATH; exit 1 when it is not whole."""
-    kind = kind_of(path)
+    try:
+        kind = kind_of(path)
+    except DataError as error:
+        click.echo(f"foreword: {error}", err=True)
+        sys.exit(EXIT_NOT_WHOLE)
     if kind == "corpus":
         from data_prep.verify import verify_corpus
 
