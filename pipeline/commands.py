@@ -32,7 +32,7 @@ def evaluate(
     from data_prep.shards import Corpus
     from foreword.errors import DataError
     from pipeline.evaluate import evaluate as score
-    from pipeline.evaluate import read_token_bytes, split_batches
+    from pipeline.evaluate import split_batches
     from pipeline.pretrained import open_pretrained
     from pipeline.unigram import unigram_score
 
@@ -43,7 +43,7 @@ def evaluate(
             where=corpus_dir,
             remedy=f"prepare it with the tokenizer in {pretrained.tokenizer_dir}",
         )
-    split, token_bytes = corpus.split(split_name), read_token_bytes(corpus)
+    split, token_bytes = corpus.split(split_name), corpus.token_bytes()
     with _joined() as parallel:
 
         def batches() -> Iterator:

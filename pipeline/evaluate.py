@@ -17,9 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_prep.manifest import TOKENIZER_DIRECTORY
-from data_prep.shards import PADDING, Corpus, Split, map_array
-from data_prep.tokenizers import TOKEN_BYTES_NAME
+from data_prep.shards import PADDING, Corpus, Split
 from foreword.errors import DataError
 from pipeline.batch import Batch, make_batch
 from pipeline.config import TrainConfig
@@ -176,15 +174,6 @@ def evaluation_batches(corpus: Corpus, config: TrainConfig, parallel: Parallel) 
         micro_batch_size=config.batch.micro_batch_size,
         parallel=parallel,
     )
-
-
-def read_token_bytes(corpus: Corpus) -> np.ndarray:
-    """int32 [vocab_size]: UTF-8 bytes that each id of the corpus's tokenizer stands for.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    return map_array(corpus.path / TOKENIZER_DIRECTORY / TOKEN_BYTES_NAME)
 
 
 def _read(split: Split, numbers: np.ndarray) -> Batch:
