@@ -2,9 +2,6 @@
 
 Rank r of W processes with tensor-parallel size T has tensor-parallel rank r % T and data-parallel rank r // T: the
 processes of a tensor-parallel group are neighbours, so that they share a node.
-
-Where the rank comes from, in this order: torchrun's RANK and WORLD_SIZE; Slurm's SLURM_PROCID and SLURM_NTASKS inside a
-job step; otherwise this is one process alone. Nothing is guessed: a half-set environment is an error.
 """
 
 import os
@@ -17,19 +14,9 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from foreword.errors import ConfigError, MachineError
+from pipeline.placement import find_placement
 
 TIMEOUT = timedelta(minutes=10)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Which process of how many this is, and where they meet."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-    address: str
-    port: int
 
 
 class ModelParallelUnit:
@@ -136,33 +123,3 @@ def initialize(tensor_parallel_size: int = 1) -> Parallel:
         device=device,
         mpu=ModelParallelUnit(),
     )
-
-
-def find_placement(environment: "os._Environ[str] | dict[str, str]") -> Placement:
-    """Read rank, world size and meeting point from the environment of torchrun or of a Slurm job step.
-
-    Raises:
-        MachineError: some of the variables are set and others that belong to them are not.
-    """
-    if "RANK" in environment or "WORLD_SIZE" in environment:
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    elif "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
-        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "MASTER_ADDR", "MASTER_PORT")
-    else:
-        return Placement(rank=0, world_size=1, local_rank=0, address="127.0.0.1", port=free_port())
-    missing = [name for name in names if name not in environment]
-    if missing:
-        raise MachineError(
-            f"{', '.join(missing)} not set although {names[0]} or {names[1]} is",
-            where=socket.gethostname(),
-            remedy="start under torchrun, with `foreword train --processes N`, or from a script of `foreword submit`",
-        )
-    rank, world_size, local_rank, address, port = (environment[name] for name in names)
-    return Placement(int(rank), int(world_size), int(local_rank), address, int(port))
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -10,6 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from data_prep.manifest import TokenizerInfo
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from foreword.errors import CheckpointError
 from pipeline import weights
@@ -92,3 +93,19 @@ def open_pretrained(path: Path) -> Pretrained:
         tokenizer_sha256=saved.corpus.tokenizer_sha256,
         load_weights=lambda: load_full_weights(checkpoint),
     )
+
+
+def initial_weights(path: Path, tokenizer: TokenizerInfo) -> dict[str, Tensor]:
+    """The logical parameters at `path`, to start a run on data that `tokenizer` has encoded.
+
+    Raises:
+        CheckpointError: there are none, or they were made with another tokenizer.
+    """
+    pretrained = open_pretrained(path)
+    if pretrained.tokenizer_sha256 != tokenizer.sha256:
+        raise CheckpointError(
+            f"these weights were made with another tokenizer than the corpus, whose is {tokenizer.name!r}",
+            where=path,
+            remedy=f"prepare the corpus with the tokenizer in {pretrained.tokenizer_dir}",
+        )
+    return pretrained.load_weights()

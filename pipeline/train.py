@@ -19,7 +19,6 @@ from pipeline.agreement import all_ranks, main_rank
 from pipeline.batch import Batch
 from pipeline.checkpoint.fragments import optimizer_steps
 from pipeline.checkpoint.meta import CheckpointMeta, FileEntry, ParameterInfo, Progress, Topology
-from pipeline.checkpoint.read import load_full_weights
 from pipeline.checkpoint.restore import restore
 from pipeline.checkpoint.save import apply_retention, save_checkpoint
 from pipeline.config import TrainConfig
@@ -30,6 +29,7 @@ from pipeline.loader import Share, TrainLoader
 from pipeline.model import GPT2, build_model, load_full_state, padded_vocab_size
 from pipeline.order import DataOrder
 from pipeline.parallel import Parallel, initialize
+from pipeline.pretrained import initial_weights
 from pipeline.run_directory import identify, open_corpus, prepare_run_directory
 from pipeline.schedule import learning_rate
 from pipeline.stop import StopRequest
@@ -213,7 +213,7 @@ def _initial_model(config: TrainConfig, corpus: Corpus) -> GPT2:
     vocab_size = corpus.manifest.tokenizer.vocab_size
     model = build_model(config.model, vocab_size, attention=config.attention, seed=config.seed)
     if config.init_from is not None:
-        load_full_state(model, load_full_weights(config.init_from))
+        load_full_state(model, initial_weights(config.init_from, corpus.manifest.tokenizer))
     return model
 
 

@@ -1,0 +1,66 @@
+"""The environment -> which process of how many this is, and where they meet.
+
+It comes, in this order, from: torchrun's RANK and WORLD_SIZE (`foreword train --processes` sets them too); Slurm's
+SLURM_PROCID and SLURM_NTASKS inside a job step; otherwise this is one process alone. Nothing is guessed: a half-set
+environment is an error.
+"""
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from foreword.errors import MachineError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which process of how many this is, and where they meet."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    address: str
+    port: int
+
+
+def find_placement(environment: Mapping[str, str]) -> Placement:
+    """Read rank, world size and meeting point from the environment of torchrun or of a Slurm job step.
+
+    Raises:
+        MachineError: some of the variables are set and others that belong to them are not.
+    """
+    if "RANK" in environment or "WORLD_SIZE" in environment:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    elif "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
+        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "MASTER_ADDR", "MASTER_PORT")
+    else:
+        return Placement(rank=0, world_size=1, local_rank=0, address="127.0.0.1", port=free_port())
+    missing = [name for name in names if name not in environment]
+    if missing:
+        raise MachineError(
+            f"{', '.join(missing)} not set although {names[0]} or {names[1]} is",
+            where=socket.gethostname(),
+            remedy="start under torchrun, with `foreword train --processes N`, or from a script of `foreword submit`",
+        )
+    rank, world_size, local_rank, address, port = names
+    return Placement(
+        rank=_number(environment, rank),
+        world_size=_number(environment, world_size),
+        local_rank=_number(environment, local_rank),
+        address=environment[address],
+        port=_number(environment, port),
+    )
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    try:
+        return int(environment[name])
+    except ValueError:
+        raise MachineError(f"{name} is {environment[name]!r}, not a number", where=socket.gethostname()) from None
