@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pipeline.evaluate import EvalResult, Score
     from pipeline.parallel import Parallel
 
+MEASURES = ("loss", "perplexity", "bits_per_byte")
+
 
 @click.command(name="eval")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -149,18 +151,18 @@ def _table(result: "EvalResult", baseline: "Score | None") -> str:
     from rich.table import Table
 
     table = Table("prefix length", box=None, pad_edge=False)
-    for column in ("targets", "loss, prefix", "loss, causal", "perplexity", "", "bits/byte", ""):
+    for column in ("targets", "loss: prefix", "causal", "perplexity: prefix", "causal", "bits/byte: prefix", "causal"):
         table.add_column(column, justify="right")
     rows = {f"{low}-{high}" if high is not None else f"{low}+": r for (low, high), r in result.by_prefix_len.items()}
     for name, readings in (rows | {"all": result.total}).items():
-        prefix, causal = readings.prefix, readings.causal
-        numbers = (prefix.loss, causal.loss, prefix.perplexity, causal.perplexity)
-        bits = (prefix.bits_per_byte, causal.bits_per_byte)
-        table.add_row(name, f"{prefix.targets:,}", *(f"{x:.4f}" for x in numbers), *(f"{x:.4f}" for x in bits))
+        table.add_row(name, f"{readings.prefix.targets:,}", *_cells(readings.prefix, readings.causal))
     if baseline:
-        one = (f"{baseline.loss:.4f}", "", f"{baseline.perplexity:.4f}", "", f"{baseline.bits_per_byte:.4f}", "")
-        table.add_row("unigram model", f"{baseline.targets:,}", *one)
+        table.add_row("unigram model", f"{baseline.targets:,}", *_cells(baseline, baseline))
     console = Console(width=120)
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()
+
+
+def _cells(prefix: "Score", causal: "Score") -> list[str]:
+    return [f"{getattr(score, measure):.4f}" for measure in MEASURES for score in (prefix, causal)]

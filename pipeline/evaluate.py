@@ -125,6 +125,9 @@ def evaluate(
             `split_batches`), because a ZeRO-3 model is gathered for each call.
         token_bytes: int32 [vocab_size], UTF-8 bytes that each id stands for.
         group: the data-parallel group; CPU tensors are summed over it.
+
+    Raises:
+        DataError: nothing is scored in any batch.
     """
     starts_P = torch.tensor(PREFIX_BUCKETS)
     # causal nats, prefix nats, targets, bytes for each bucket; the counts are exact up to 2^53
@@ -138,6 +141,10 @@ def evaluate(
         bucket_N = torch.bucketize(prefix_len_N, starts_P, right=True) - 1
         sums_4P.index_add_(1, bucket_N, torch.stack([causal_N, prefix_N, torch.ones_like(prefix_N), bytes_N]))
     dist.all_reduce(sums_4P, group=group)
+    if not sums_4P[2].any():
+        raise DataError(
+            "no token is scored in these rows", remedy="every segment is all prefix: check the prefix policy"
+        )
     return _result(sums_4P)
 
 

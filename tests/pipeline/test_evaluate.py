@@ -96,6 +96,12 @@ def test_without_prefixes_both_readings_are_the_same(tmp_path: Path, one_process
     assert list(result.by_prefix_len) == [(0, 1)]
 
 
+def test_rows_without_targets_are_refused(one_process: Parallel) -> None:
+    nothing = make_batch(np.zeros((1, 9), np.uint16), [np.array([[0, 9]])], np.array([0]))
+    with pytest.raises(DataError, match="no token is scored"):
+        evaluate(build_model(CONFIG, VOCAB_SIZE, seed=1), [nothing], TOKEN_BYTES, one_process.data_parallel_group)
+
+
 def test_a_score_of_two_bits_per_token_and_four_bytes_per_token() -> None:
     score = Score(nll=20 * math.log(2), targets=10, text_bytes=40)
     assert score.loss == pytest.approx(2 * math.log(2))
