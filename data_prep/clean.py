@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_prep.arrays import mask_to_arrow, mask_to_numpy, to_arrow, to_numpy
 from data_prep.config import TextConfig
 from data_prep.documents import Documents, buffers, string_array
 
@@ -31,7 +32,7 @@ def clean(documents: Documents, config: TextConfig) -> tuple[Documents, Counter[
     sizes = data_offsets[documents.part_ptr[1:]] - data_offsets[documents.part_ptr[:-1]]
     reasons = [("empty", sizes == 0)]
     if config.min_chars > 1 or config.max_chars is not None:
-        chars = _sum_parts(np.asarray(pc.utf8_length(documents.texts)), documents.part_ptr)
+        chars = _sum_parts(to_numpy(pc.utf8_length(documents.texts)), documents.part_ptr)
         reasons.append(("too_few_chars", chars < config.min_chars))
         if config.max_chars is not None:
             reasons.append(("too_many_chars", chars > config.max_chars))
@@ -46,14 +47,14 @@ def clean(documents: Documents, config: TextConfig) -> tuple[Documents, Counter[
 
 def normalize(texts: pa.LargeStringArray, config: TextConfig) -> pa.LargeStringArray:
     """Unicode normalisation and control characters as configured; the same array when nothing has to change."""
-    beyond_ascii = ~np.asarray(pc.string_is_ascii(texts))
+    beyond_ascii = ~mask_to_numpy(pc.string_is_ascii(texts))
     with_controls = np.zeros(len(texts), dtype=bool)
     if config.control_characters == "remove":
         with_controls = _with_controls(texts, bool(beyond_ascii.any()))
     to_normalize = np.zeros(len(texts), dtype=bool)
     if config.normalization == "nfc":
         candidates = np.flatnonzero(beyond_ascii)
-        normal = [unicodedata.is_normalized("NFC", text) for text in texts.take(pa.array(candidates)).to_pylist()]
+        normal = [unicodedata.is_normalized("NFC", text) for text in texts.take(to_arrow(candidates)).to_pylist()]
         to_normalize[candidates[~np.array(normal, dtype=bool)]] = True
     changed = with_controls | to_normalize
     if not changed.any():
@@ -67,7 +68,7 @@ def normalize(texts: pa.LargeStringArray, config: TextConfig) -> pa.LargeStringA
         if config.normalization == "nfc" and not unicodedata.is_normalized("NFC", text):
             text = unicodedata.normalize("NFC", text)
         replacements.append(text)
-    return pc.replace_with_mask(texts, pa.array(changed), string_array(replacements))
+    return pc.replace_with_mask(texts, mask_to_arrow(changed), string_array(replacements))
 
 
 def _with_controls(texts: pa.LargeStringArray, beyond_ascii: bool) -> np.ndarray:

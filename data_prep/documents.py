@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from data_prep.arrays import mask_to_arrow
+
 
 @dataclass(frozen=True)
 class Documents:
@@ -48,7 +50,7 @@ class Documents:
             return self
         counts = np.diff(self.part_ptr)
         part_ptr = np.concatenate([[0], np.cumsum(counts[keep])])
-        return Documents(self.texts.filter(pa.array(np.repeat(keep, counts))), part_ptr)
+        return Documents(self.texts.filter(mask_to_arrow(np.repeat(keep, counts))), part_ptr)
 
 
 def string_array(texts: Sequence[str]) -> pa.LargeStringArray:

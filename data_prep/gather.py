@@ -3,6 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
+from data_prep.arrays import to_arrow, to_numpy
+
 
 def gather(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The runs values[starts[i]:starts[i] + lengths[i]], one after the other; runs may overlap and come in any order.
@@ -16,6 +18,6 @@ def gather(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.nd
     if len(starts) == 0:
         return values[:0].copy()
     views = pa.LargeListViewArray.from_arrays(
-        pa.array(starts, pa.int64()), pa.array(lengths, pa.int64()), pa.array(np.asarray(values))
+        to_arrow(starts.astype(np.int64, copy=False)), to_arrow(lengths.astype(np.int64, copy=False)), to_arrow(values)
     )
-    return views.flatten().to_numpy(zero_copy_only=True)
+    return to_numpy(views.flatten())

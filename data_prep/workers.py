@@ -21,7 +21,7 @@ from foreword.errors import MachineError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-PRELOADED = ["data_prep.tokenize_stage", "data_prep.pack_stage", "data_prep.dedup", "data_prep.verify"]
+PRELOADED = ["data_prep.prepare", "awkward", "gigatoken", "tokenizers"]
 POLL_S = 0.2
 
 _done: Any = None  # this process' view of the shared counter of finished work
