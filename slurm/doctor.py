@@ -46,11 +46,13 @@ class Finding:
 
 def examine(directory: Path) -> list[Finding]:
     """Look at everything; `directory` is where the disk space is looked at."""
+    devices = list(gpus())
+    on_gpus = any(device.status == "ok" for device in devices)
     return [
         python(),
         *dependencies("foreword"),
-        *gpus(),
-        *compiler(),
+        *devices,
+        *([] if on_gpus else compiler()),
         *slurm_clients(),
         cores(),
         memory(),
@@ -129,14 +131,15 @@ def gpus() -> Iterator[Finding]:
 
 
 def compiler() -> Iterator[Finding]:
-    """What DeepSpeed needs to compile its shared-memory collective on its first start."""
-    name = os.environ.get("CXX", "c++")
-    path = shutil.which(name)
-    if path:
-        yield Finding("C++ compiler", "ok", path)
-    else:
-        yield Finding("C++ compiler", "missing", f"no {name!r} on PATH", "install one, for example the package g++")
+    """What DeepSpeed compiles its shared-memory collective with, on its first start on a machine without GPUs."""
     header = Path(sysconfig.get_path("include")) / "Python.h"
+    in_this_environment = str(Path(sys.executable).parent)
+    for name, program, remedy in (
+        ("C++ compiler", os.environ.get("CXX", "c++"), "install one, for example the package g++"),
+        ("ninja on PATH", "ninja", f"activate the environment, or put {in_this_environment} on PATH"),
+    ):
+        path = shutil.which(program)
+        yield Finding(name, "ok", path) if path else Finding(name, "missing", f"no {program!r} on PATH", remedy)
     if header.exists():
         yield Finding("Python headers", "ok", str(header.parent))
     else:
