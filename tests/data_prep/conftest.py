@@ -1,7 +1,6 @@
 """Real text (docstrings of the standard library), a small sentencepiece model of it, and a ready configuration."""
 
 import inspect
-import json
 from pathlib import Path
 
 import pytest
@@ -36,13 +35,6 @@ def model_path(texts, tmp_path_factory) -> Path:
 
     path = tmp_path_factory.mktemp("tokenizer") / "small.model"
     path.write_bytes(train_model(texts, TokenizerTrainingConfig(vocab_size=600)))
-    return path
-
-
-def write_jsonl(path: Path, records: list) -> Path:
-    """One JSON record per line; strings become {"text": ...}."""
-    lines = [json.dumps({"text": record} if isinstance(record, str) else record) for record in records]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return path
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import write_jsonl
+from jsonl_files import write_jsonl
 
 from data_prep.commands import prep, tokenizer
 from data_prep.prepare import prepare

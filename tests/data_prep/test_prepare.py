@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_jsonl
+from jsonl_files import write_jsonl
 
 from data_prep.prepare import prepare
 from data_prep.shards import PADDING, Corpus
