@@ -1,0 +1,46 @@
+"""What README and the guide show can be typed: the commands, their options, the files and the links exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from foreword.cli import foreword
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND_LINE = re.compile(r"^ {4}(?:\$ )?(foreword .*)$", re.MULTILINE)
+CONFIG = re.compile(r"\bconfigs/[\w./-]+\.yaml")
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+
+shown = [(page.name, line) for page in PAGES for line in COMMAND_LINE.findall(page.read_text()) if "[" not in line]
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command line as `foreword` would, without running it; click raises where it would refuse."""
+    command: click.Command = foreword
+    context = command.make_context("foreword", words)
+    while isinstance(command, click.Group):
+        _, found, words = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert found is not None
+        command, context = found, found.make_context(found.name, words, parent=context)
+
+
+@pytest.mark.parametrize(("page", "line"), shown)
+def test_a_shown_command_can_be_typed(page: str, line: str) -> None:
+    _, *words = shlex.split(line, comments=True)
+    parse(words)
+
+
+def test_readme_shows_commands() -> None:
+    assert sum(page == "README.md" for page, _ in shown) >= 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_configurations_and_linked_pages_exist(page: Path) -> None:
+    text = page.read_text()
+    missing = [name for name in CONFIG.findall(text) if not (ROOT / name).is_file()]
+    missing += [target for target in LINK.findall(text) if not (page.parent / target).exists()]
+    assert missing == []
