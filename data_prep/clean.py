@@ -7,6 +7,7 @@ out. Promise: work is done only on text that needs it; a batch of plain ASCII pa
 import re
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ def clean(documents: Documents, config: TextConfig) -> tuple[Documents, Counter[
     Returns:
         The documents that stay, and how many were left out by reason: "empty", "too_few_chars", "too_many_chars".
     """
-    documents = Documents(normalize(documents.texts, config), documents.part_ptr)
+    documents = replace(documents, texts=normalize(documents.texts, config))
     data_offsets = buffers(documents.texts)[1]
     sizes = data_offsets[documents.part_ptr[1:]] - data_offsets[documents.part_ptr[:-1]]
     reasons = [("empty", sizes == 0)]

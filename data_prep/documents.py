@@ -1,7 +1,8 @@
 """`Documents`: a batch of raw documents on its way from a source to the tokenizer.
 
 A document is one or more parts: one for plain text, two for a prefix and its target, one per turn for a dialogue. The
-parts of all documents lie in one Arrow string array, so that cleaning and tokenizing work on flat buffers.
+parts of all documents lie in one Arrow string array, so that cleaning and tokenizing work on flat buffers. What the
+source's configuration asks to keep of each record (`id_field`, `keep_fields`) goes along beside it.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ import pyarrow as pa
 
 from data_prep.arrays import mask_to_arrow
 
+KEPT = pa.schema([("id", pa.large_string()), ("fields", pa.large_string())])
+"""What is kept of a record beside its text: its id, and other fields as one JSON object; null where there is none."""
+
 
 @dataclass(frozen=True)
 class Documents:
@@ -20,10 +24,12 @@ class Documents:
     Attributes:
         texts: the parts of all documents, in order; valid UTF-8, no nulls.
         part_ptr: int64 [documents + 1]; the parts of document d are texts[part_ptr[d]:part_ptr[d + 1]].
+        kept: one row per document in the schema `KEPT`; None when the source keeps nothing.
     """
 
     texts: pa.LargeStringArray
     part_ptr: np.ndarray
+    kept: pa.RecordBatch | None = None
 
     def __len__(self) -> int:
         return len(self.part_ptr) - 1
@@ -50,7 +56,8 @@ class Documents:
             return self
         counts = np.diff(self.part_ptr)
         part_ptr = np.concatenate([[0], np.cumsum(counts[keep])])
-        return Documents(self.texts.filter(mask_to_arrow(np.repeat(keep, counts))), part_ptr)
+        kept = None if self.kept is None else self.kept.filter(mask_to_arrow(keep))
+        return Documents(self.texts.filter(mask_to_arrow(np.repeat(keep, counts))), part_ptr, kept)
 
 
 def string_array(texts: Sequence[str]) -> pa.LargeStringArray:
