@@ -7,7 +7,8 @@ name; the directory is flushed too, so that the name itself survives a power cut
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -51,3 +52,38 @@ def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, read in bounded memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damaged_files(directory: Path, expected: Mapping[str, tuple[int, str]], *, hashes: bool) -> list[str]:
+    """What is wrong with files that should be there.
+
+    Args:
+        directory: where they are.
+        expected: name inside `directory` -> size in bytes and hex SHA-256.
+        hashes: whether to read the files and compare hashes too, or only look at the sizes.
+
+    Returns:
+        One line per damaged file, naming it; empty when all is well.
+    """
+    problems = []
+    whole = []
+    for name, (size, _) in expected.items():
+        path = directory / name
+        try:
+            found = path.stat().st_size
+        except OSError as error:
+            problems.append(f"{path}: {(error.strerror or str(error)).lower()}")
+            continue
+        if found == size:
+            whole.append(name)
+        else:
+            problems.append(f"{path}: {found:,} bytes where there were {size:,}")
+    if hashes:
+        with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
+            found_hashes = pool.map(lambda name: sha256_of(directory / name), whole)
+            problems += [
+                f"{directory / name}: its SHA-256 is {found_hash} and was {expected[name][1]}"
+                for name, found_hash in zip(whole, found_hashes, strict=True)
+                if found_hash != expected[name][1]
+            ]
+    return problems

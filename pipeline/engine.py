@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.batch import Batch
 from pipeline.config import OptimizerConfig, TrainConfig
+from pipeline.data.batch import Batch
+from pipeline.distributed.parallel import Parallel
 from pipeline.model import GPT2, parameter_layout
-from pipeline.parallel import Parallel
 
 # read when DeepSpeed is imported, which otherwise announces each of its choices
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from data_prep.shards import PADDING, Corpus, Split
 from foreword.errors import DataError
-from pipeline.batch import Batch, make_batch
 from pipeline.config import TrainConfig
-from pipeline.parallel import Parallel
+from pipeline.data.batch import Batch, make_batch
+from pipeline.distributed.parallel import Parallel
 
 # first prefix length of each bucket; lengths 0 and 1 are both causal
 PREFIX_BUCKETS = (0, 2, 16, 64, 256, 1024, 4096)

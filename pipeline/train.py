@@ -15,27 +15,27 @@ import torch.distributed as dist
 
 from data_prep.shards import Corpus
 from foreword.errors import ForewordError, StoppedOnRequest
-from pipeline.agreement import all_ranks, main_rank
-from pipeline.batch import Batch
 from pipeline.checkpoint.fragments import optimizer_steps
 from pipeline.checkpoint.meta import CheckpointMeta, FileEntry, ParameterInfo, Progress, Topology
 from pipeline.checkpoint.restore import restore
 from pipeline.checkpoint.save import apply_retention, save_checkpoint
 from pipeline.config import TrainConfig
+from pipeline.data.batch import Batch
+from pipeline.data.loader import Share, TrainLoader
+from pipeline.data.order import DataOrder
+from pipeline.distributed.agreement import all_ranks, main_rank
+from pipeline.distributed.parallel import Parallel, initialize
 from pipeline.engine import Engine
 from pipeline.evaluate import evaluate, evaluation_batches
-from pipeline.flops import attended_pairs
-from pipeline.loader import Share, TrainLoader
 from pipeline.model import GPT2, build_model, load_full_state, padded_vocab_size
-from pipeline.order import DataOrder
-from pipeline.parallel import Parallel, initialize
-from pipeline.pretrained import initial_weights
+from pipeline.model.flops import attended_pairs
 from pipeline.run_directory import identify, open_corpus, prepare_run_directory
 from pipeline.schedule import learning_rate
 from pipeline.stop import StopRequest
-from pipeline.telemetry import Telemetry
-from pipeline.throughput import Throughput
-from pipeline.versions import library_versions
+from pipeline.telemetry.recorder import Telemetry
+from pipeline.telemetry.throughput import Throughput
+from pipeline.telemetry.versions import library_versions
+from pipeline.weights.pretrained import initial_weights
 
 
 def train(config: TrainConfig) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from data_prep.shards import PADDING, Split
-from pipeline.batch import Batch
+from pipeline.data.batch import Batch
 from pipeline.evaluate import Score
 
 

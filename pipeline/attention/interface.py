@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from pipeline.batch import Batch
+from pipeline.data.batch import Batch
 
 
 class AttentionPlan(Protocol):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.batch import Batch
+from pipeline.data.batch import Batch
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from foreword.console import warn
 from foreword.errors import CheckpointError
-from pipeline.checkpoint.meta import META_NAME, missing_or_resized, read_meta
+from pipeline.checkpoint.meta import META_NAME, damage, read_meta
 
 CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"step_(\d{8,})")
@@ -69,7 +69,7 @@ def find_checkpoint(path: Path) -> Path:
 def first_problem(checkpoint: Path) -> str | None:
     """Why a checkpoint is not complete, as far as file sizes tell, or None."""
     try:
-        problems = missing_or_resized(checkpoint, read_meta(checkpoint))
+        problems = damage(checkpoint, read_meta(checkpoint))
     except CheckpointError as error:
         return str(error).splitlines()[0]
     return problems[0] if problems else None

@@ -1,12 +1,11 @@
 """What a checkpoint holds, for people and programs; and whether every byte of it is still what was written."""
 
-from concurrent.futures import ThreadPoolExecutor
+import math
 from pathlib import Path
 
 from foreword.errors import CheckpointError
-from foreword.files import sha256_of
 from pipeline.checkpoint.find import all_checkpoints, find_checkpoint, is_checkpoint
-from pipeline.checkpoint.meta import missing_or_resized, read_meta
+from pipeline.checkpoint.meta import damage, read_meta
 
 
 def verify_checkpoint(path: Path) -> list[str]:
@@ -29,23 +28,14 @@ def _problems(checkpoint: Path) -> list[str]:
         meta = read_meta(checkpoint)
     except CheckpointError as error:
         return [str(error).splitlines()[0]]
-    problems = missing_or_resized(checkpoint, meta)
-    if problems:
-        return problems
-    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
-        hashes = dict(zip(meta.files, pool.map(lambda name: sha256_of(checkpoint / name), meta.files), strict=True))
-    return [
-        f"{checkpoint / name}: SHA-256 is {hashes[name]}, expected {entry.sha256}"
-        for name, entry in meta.files.items()
-        if hashes[name] != entry.sha256
-    ]
+    return damage(checkpoint, meta, hashes=True)
 
 
 def describe_checkpoint(path: Path) -> dict:
     """The facts of a checkpoint (or of a run's newest one) as plain values, for a table or as JSON."""
     checkpoint = find_checkpoint(path)
     meta = read_meta(checkpoint)
-    parameters = sum(_numel(info.shape) for info in meta.parameters.values())
+    parameters = sum(math.prod(info.shape) for info in meta.parameters.values())
     return {
         "checkpoint": str(checkpoint),
         **meta.progress.model_dump(),
@@ -60,10 +50,3 @@ def describe_checkpoint(path: Path) -> dict:
         "wandb_run_id": meta.wandb_run_id,
         "versions": meta.versions,
     }
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    numel = 1
-    for size in shape:
-        numel *= size
-    return numel

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from foreword.config import Section
 from foreword.errors import CheckpointError
+from foreword.files import damaged_files
 
 META_NAME = "foreword.json"
 
@@ -110,15 +111,7 @@ def read_meta(checkpoint: Path) -> CheckpointMeta:
         raise CheckpointError(f"not a valid {META_NAME}: {place}: {first['msg']}", where=path) from None
 
 
-def missing_or_resized(checkpoint: Path, meta: CheckpointMeta) -> list[str]:
-    """Problems that a look at the file sizes shows, one line each; empty when there are none."""
-    problems = []
-    for name, entry in meta.files.items():
-        try:
-            size = (checkpoint / name).stat().st_size
-        except OSError as error:
-            problems.append(f"{checkpoint / name}: {error.strerror}")
-            continue
-        if size != entry.size:
-            problems.append(f"{checkpoint / name}: {size} bytes, expected {entry.size}")
-    return problems
+def damage(checkpoint: Path, meta: CheckpointMeta, *, hashes: bool = False) -> list[str]:
+    """Problems with the files, one line each: missing, of another size or, with `hashes`, of other bytes."""
+    expected = {name: (entry.size, entry.sha256) for name, entry in meta.files.items()}
+    return damaged_files(checkpoint, expected, hashes=hashes)

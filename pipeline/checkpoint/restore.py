@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from foreword.errors import CheckpointError
-from pipeline.agreement import all_ranks
 from pipeline.checkpoint.fragments import KINDS, finish_restore, fragments_of
 from pipeline.checkpoint.meta import CheckpointMeta, CorpusIdentity, read_meta
 from pipeline.checkpoint.read import CheckpointReader
 from pipeline.config import TrainConfig
+from pipeline.distributed.agreement import all_ranks
 from pipeline.engine import Engine
 
 

@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from foreword.errors import ConfigError
-from pipeline import loss
 from pipeline.attention import AttentionBackend, AttentionPlan, select_backend
-from pipeline.batch import Batch
 from pipeline.config import ModelConfig
-from pipeline.model import parameters
+from pipeline.data.batch import Batch
+from pipeline.model import loss, parameters
 from pipeline.model.kv_cache import KVCache
 from pipeline.model.layers import ColumnParallelLinear, RowParallelLinear, TokenEmbedding
 
@@ -167,7 +166,7 @@ def build_model(config: ModelConfig, vocab_size: int, *, attention: str = "auto"
     """A freshly initialised model in fp32 on the CPU: this tensor-parallel rank's part of it.
 
     The logical weights depend on (config, vocab_size, seed) alone, not on the tensor-parallel size. Needs
-    `pipeline.parallel.initialize` before it.
+    `pipeline.distributed.parallel.initialize` before it.
 
     Raises:
         ConfigError: the tensor-parallel size divides neither heads nor vocabulary, or no such attention backend.

@@ -9,9 +9,9 @@ from jsonl_files import write_jsonl
 
 from data_prep.commands import prep, tokenizer
 from data_prep.prepare import prepare
-from foreword.artifacts import inspect, verify
 from foreword.config import dump_config
 from foreword.errors import ConfigError
+from pipeline.commands.artifacts import inspect, verify
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_verify_says_whole_or_exits_with_1(corpus):
     (corpus / "manifest.json").unlink()
     unfinished = run(verify, corpus)
     assert unfinished.exit_code == 1
-    assert "neither a finished corpus" in unfinished.stderr
+    assert "neither a finished corpus" in unfinished.stdout
 
 
 def test_inspect_shows_tables_and_json(corpus):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.parallel import Parallel, initialize
+from pipeline.distributed.parallel import Parallel, initialize
 
 
 @pytest.fixture

@@ -18,15 +18,15 @@ from training import STEPS, records, train_config
 
 from data_prep.shards import PADDING, Corpus
 from foreword.errors import DataError
-from pipeline.batch import Batch, make_batch
-from pipeline.commands import evaluate as evaluate_command
+from pipeline.commands.trained import evaluate as evaluate_command
 from pipeline.config import ModelConfig
+from pipeline.data.batch import Batch, make_batch
+from pipeline.distributed.parallel import Parallel
 from pipeline.evaluate import Readings, Score, evaluate, split_batches
-from pipeline.hf import import_weights
 from pipeline.model import GPT2, build_model
-from pipeline.parallel import Parallel
 from pipeline.train import train
 from pipeline.unigram import unigram_score
+from pipeline.weights.hugging_face import import_weights
 
 CONFIG = ModelConfig(
     num_layers=1, hidden_size=16, num_attention_heads=2, max_position_embeddings=40, initializer_range=0.4

@@ -12,13 +12,13 @@ from tiny_gpt2 import make_gpt2, save_gpt2
 from torch import Tensor
 
 from foreword.errors import ConfigError
-from pipeline.batch import make_batch
-from pipeline.commands import generate as generate_command
+from pipeline.commands.trained import generate as generate_command
 from pipeline.config import ModelConfig
+from pipeline.data.batch import make_batch
+from pipeline.distributed.parallel import Parallel, initialize
 from pipeline.generate import choose, generate
-from pipeline.hf import import_weights
 from pipeline.model import GPT2, build_model
-from pipeline.parallel import Parallel, initialize
+from pipeline.weights.hugging_face import import_weights
 
 CONFIG = ModelConfig(
     num_layers=2, hidden_size=32, num_attention_heads=4, max_position_embeddings=20, initializer_range=0.3

@@ -13,10 +13,10 @@ from torch import Tensor
 from data_prep.manifest import TokenizerInfo
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from foreword.errors import CheckpointError
-from pipeline import weights
 from pipeline.checkpoint import find_checkpoint, load_full_weights, read_meta
 from pipeline.config import ModelConfig
 from pipeline.model import GPT2, build_model, load_full_state
+from pipeline.weights import directory as weights
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Pretrained:
     load_weights: Callable[[], dict[str, Tensor]]
 
     def load_model(self) -> GPT2:
-        """The model on the CPU in fp32; needs `pipeline.parallel.initialize` before it."""
+        """The model on the CPU in fp32; needs `pipeline.distributed.parallel.initialize` before it."""
         model = build_model(self.config, self.vocab_size, seed=0)
         load_full_state(model, self.load_weights())
         return model.eval()

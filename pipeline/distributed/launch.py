@@ -11,7 +11,7 @@ import sys
 import time
 from types import FrameType
 
-from pipeline.placement import free_port
+from pipeline.distributed.placement import free_port
 from pipeline.stop import STOP_SIGNALS
 
 POLL_INTERVAL_S = 0.1

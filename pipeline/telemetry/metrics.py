@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foreword.errors import DataError
-from pipeline.telemetry import METRICS_NAME
+from pipeline.telemetry.recorder import METRICS_NAME
 
 
 @dataclass(frozen=True)

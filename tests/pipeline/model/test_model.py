@@ -12,10 +12,10 @@ from torch import Tensor
 
 from data_prep.shards import PADDING
 from foreword.errors import CheckpointError, ConfigError
-from pipeline.batch import Batch, make_batch
 from pipeline.config import ModelConfig
+from pipeline.data.batch import Batch, make_batch
+from pipeline.distributed.parallel import Parallel, initialize
 from pipeline.model import GPT2, build_model, load_full_state, padded_vocab_size, parameter_layout
-from pipeline.parallel import Parallel, initialize
 
 VOCAB_SIZE = 100  # padded to 128: with tensor-parallel size 2 the second part holds the padding
 CONFIG = ModelConfig(num_layers=2, hidden_size=32, num_attention_heads=4, max_position_embeddings=40)

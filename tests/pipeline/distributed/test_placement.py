@@ -3,7 +3,7 @@
 import pytest
 
 from foreword.errors import MachineError
-from pipeline.placement import Placement, find_placement
+from pipeline.distributed.placement import Placement, find_placement
 
 MEETING = {"MASTER_ADDR": "node1", "MASTER_PORT": "1234"}
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", **MEETING}

@@ -13,7 +13,7 @@ from data_prep.shards import PADDING
 from foreword.errors import ConfigError
 from pipeline.attention import AttentionBackend, select_backend
 from pipeline.attention.sdpa import SdpaBackend
-from pipeline.batch import Batch, make_batch
+from pipeline.data.batch import Batch, make_batch
 
 BACKENDS: list[AttentionBackend] = [SdpaBackend()]
 HEADS, HEAD_DIM = 2, 4

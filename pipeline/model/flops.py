@@ -7,8 +7,8 @@ is a loss).
 
 import torch
 
-from pipeline.batch import Batch
 from pipeline.config import ModelConfig
+from pipeline.data.batch import Batch
 
 # dense bf16 peak of one device, in FLOP/s, by a part of its name; vendors' data sheets
 PEAK_FLOPS = {

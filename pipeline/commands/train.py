@@ -22,7 +22,7 @@ def train(config: str, overrides: tuple[str, ...], processes: int | None) -> Non
 
     resolved = load_config(config, overrides, TrainConfig)
     if processes is not None:
-        from pipeline.launch import launch
+        from pipeline.distributed.launch import launch
 
         sys.exit(launch(["train", config, *overrides], processes))
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":

@@ -9,6 +9,6 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
     """Write RUN/report.html: loss curves, throughput, restarts and the configuration on one page."""
-    from pipeline.report import write_report
+    from pipeline.telemetry.report import write_report
 
     click.echo(write_report(run))

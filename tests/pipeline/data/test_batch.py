@@ -8,7 +8,7 @@ from segment_lists import Segments, rows_of_segments
 
 from data_prep.shards import PADDING
 from foreword.errors import DataError
-from pipeline.batch import Batch, make_batch
+from pipeline.data.batch import Batch, make_batch
 
 
 def batch_of(rows: list[Segments], row_length: int, **options: str) -> Batch:

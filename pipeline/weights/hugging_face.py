@@ -27,8 +27,8 @@ from foreword.errors import ConfigError, DataError
 from foreword.files import atomic_write
 from pipeline.config import ModelConfig
 from pipeline.model import padded_vocab_size
-from pipeline.pretrained import open_pretrained
-from pipeline.weights import WeightsMeta, save_weights, whole_directory
+from pipeline.weights.directory import WeightsMeta, save_weights, whole_directory
+from pipeline.weights.pretrained import open_pretrained
 
 # one layer's names there -> here
 LINEAR_LAYERS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pipeline.config import ModelConfig
-from pipeline.flops import device_peak_flops, training_flops
+from pipeline.model.flops import device_peak_flops, training_flops
 
 
 class Throughput:

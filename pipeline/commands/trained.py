@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from pipeline.distributed.parallel import Parallel
     from pipeline.evaluate import EvalResult, Score
-    from pipeline.parallel import Parallel
 
 MEASURES = ("loss", "perplexity", "bits_per_byte")
 
@@ -35,8 +35,8 @@ def evaluate(
     from foreword.errors import DataError
     from pipeline.evaluate import evaluate as score
     from pipeline.evaluate import split_batches
-    from pipeline.pretrained import open_pretrained
     from pipeline.unigram import unigram_score
+    from pipeline.weights.pretrained import open_pretrained
 
     pretrained, corpus = open_pretrained(checkpoint), Corpus.open(corpus_dir)
     if corpus.manifest.tokenizer.sha256 != pretrained.tokenizer_sha256:
@@ -84,7 +84,7 @@ def generate(
     A model trained on prefixes reads the prompt in both directions. Prints the prompt with its continuation.
     """
     from pipeline.generate import generate as continue_prompt
-    from pipeline.pretrained import open_pretrained
+    from pipeline.weights.pretrained import open_pretrained
 
     pretrained = open_pretrained(checkpoint)
     tokenizer = pretrained.load_tokenizer()
@@ -112,7 +112,7 @@ def generate(
 def import_(hf_dir: Path, out: Path, tokenizer_path: Path | None) -> None:
     """Turn Hugging Face GPT-2 weights in HF_DIR into OUT, which `foreword train` starts from with init_from=OUT."""
     from foreword.console import say
-    from pipeline.hf import import_weights
+    from pipeline.weights.hugging_face import import_weights
 
     meta = import_weights(hf_dir, out, tokenizer_path)
     shape = f"{meta.model.num_layers} layers, hidden size {meta.model.hidden_size}, {meta.vocab_size} tokens"
@@ -125,7 +125,7 @@ def import_(hf_dir: Path, out: Path, tokenizer_path: Path | None) -> None:
 def export(checkpoint: Path, out: Path) -> None:
     """Write CHECKPOINT (a run, a checkpoint, or imported weights) as OUT, a directory for GPT2LMHeadModel."""
     from foreword.console import say, warn
-    from pipeline.hf import export_weights
+    from pipeline.weights.hugging_face import export_weights
 
     objective = export_weights(checkpoint, out)
     say(f"exported to {out}")
@@ -136,7 +136,7 @@ def export(checkpoint: Path, out: Path) -> None:
 @contextmanager
 def _joined() -> Iterator["Parallel"]:
     """The other processes under torchrun or srun, or a world of one."""
-    from pipeline.parallel import initialize
+    from pipeline.distributed.parallel import initialize
 
     parallel = initialize()
     try:

@@ -10,7 +10,7 @@ import matplotlib
 
 from foreword.errors import DataError
 from foreword.files import atomic_write
-from pipeline.metrics import RunMetrics, read_metrics
+from pipeline.telemetry.metrics import RunMetrics, read_metrics
 
 matplotlib.use("svg")
 from matplotlib import pyplot
@@ -28,7 +28,7 @@ def write_report(run_dir: Path) -> Path:
     if not metrics.steps:
         raise DataError("no step has been logged yet", where=run_dir)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline"), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("pipeline.telemetry"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("report.html.j2").render(
         run=run_dir.resolve().name,

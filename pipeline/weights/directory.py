@@ -25,7 +25,7 @@ from data_prep.manifest import FileInfo, TokenizerInfo
 from data_prep.tokenizers import Tokenizer, save_tokenizer
 from foreword.config import Section
 from foreword.errors import CheckpointError, ConfigError
-from foreword.files import TEMPORARY_PREFIX, atomic_write, fsync_directory, sha256_of
+from foreword.files import TEMPORARY_PREFIX, atomic_write, damaged_files, fsync_directory, sha256_of
 from pipeline.config import ModelConfig
 
 FORMAT: Literal["foreword-weights"] = "foreword-weights"
@@ -116,13 +116,16 @@ def read_weights_meta(directory: Path) -> WeightsMeta:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise CheckpointError(f"not a valid {META_NAME} of weights: {place}: {first['msg']}", where=path) from None
-    for name, info in meta.files.items():
-        file = directory / name
-        if not file.is_file() or file.stat().st_size != info.size:
-            raise CheckpointError(
-                f"is missing or does not have its {info.size} bytes", where=file, remedy="import the weights again"
-            )
+    problems = damage(directory, meta)
+    if problems:
+        raise CheckpointError(problems[0], remedy="import the weights again")
     return meta
+
+
+def damage(directory: Path, meta: WeightsMeta, *, hashes: bool = False) -> list[str]:
+    """Problems with the files, one line each: missing, of another size or, with `hashes`, of other bytes."""
+    expected = {name: (info.size, info.sha256) for name, info in meta.files.items()}
+    return damaged_files(directory, expected, hashes=hashes)
 
 
 def load_weights(directory: Path) -> dict[str, Tensor]:

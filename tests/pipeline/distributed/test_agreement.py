@@ -5,8 +5,8 @@ import torch.distributed as dist
 from processes import run_distributed
 
 from foreword.errors import DataError, ForewordError
-from pipeline.agreement import all_ranks, gather, main_rank
-from pipeline.parallel import initialize
+from pipeline.distributed.agreement import all_ranks, gather, main_rank
+from pipeline.distributed.parallel import initialize
 
 
 def raise_on(rank: int, error: Exception) -> int:

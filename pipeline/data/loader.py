@@ -13,10 +13,10 @@ import numpy as np
 
 from data_prep.shards import Split
 from foreword.errors import ConfigError
-from pipeline.batch import Batch, make_batch
 from pipeline.config import BatchConfig
-from pipeline.order import DataOrder
-from pipeline.parallel import Parallel
+from pipeline.data.batch import Batch, make_batch
+from pipeline.data.order import DataOrder
+from pipeline.distributed.parallel import Parallel
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from training import train_config
 
 from foreword.errors import DataError
 from pipeline.config import WandbConfig
-from pipeline.metrics import read_metrics
-from pipeline.report import write_report
-from pipeline.telemetry import Telemetry, wandb_mode
+from pipeline.telemetry.metrics import read_metrics
+from pipeline.telemetry.recorder import Telemetry, wandb_mode
+from pipeline.telemetry.report import write_report
 
 
 def record(step: int, loss: float) -> dict:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from foreword.errors import ConfigError, MachineError
-from pipeline.placement import find_placement
+from pipeline.distributed.placement import find_placement
 
 TIMEOUT = timedelta(minutes=10)
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline import loss
-from pipeline.parallel import Parallel
+from pipeline.distributed.parallel import Parallel
+from pipeline.model import loss
 
 POSITIONS, HIDDEN, VOCAB_SIZE, PADDED = 7, 5, 10, 16
 

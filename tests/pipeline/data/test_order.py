@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.order import DataOrder
+from pipeline.data.order import DataOrder
 
 PINNED = [6, 7, 8, 5, 1, 2, 4, 9, 3, 0, 3, 5, 2, 0, 7, 8, 4, 6, 9, 1]
 

@@ -1,0 +1,1 @@
+"""The commands of the pipeline, one file for each kind of thing a user does."""

@@ -1,0 +1,1 @@
+"""Weights apart from a run: their directory, what holds any, and the way from and to Hugging Face."""
