@@ -12,7 +12,7 @@ from foreword.cli import foreword
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND_LINE = re.compile(r"^ {4}(?:\$ )?(foreword .*)$", re.MULTILINE)
-CONFIG = re.compile(r"\bconfigs/[\w./-]+\.yaml")
+PATH = re.compile(r"(?<![\w/.-])(?:configs|data_prep|demo|docs|foreword|pipeline|slurm|tests)/[\w./-]*\w")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 shown = [(page.name, line) for page in PAGES for line in COMMAND_LINE.findall(page.read_text()) if "[" not in line]
@@ -39,8 +39,8 @@ def test_readme_shows_commands() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_named_configurations_and_linked_pages_exist(page: Path) -> None:
+def test_named_files_and_linked_pages_exist(page: Path) -> None:
     text = page.read_text()
-    missing = [name for name in CONFIG.findall(text) if not (ROOT / name).is_file()]
+    missing = [name for name in PATH.findall(text) if not (ROOT / name).exists()]
     missing += [target for target in LINK.findall(text) if not (page.parent / target).exists()]
     assert missing == []
