@@ -133,3 +133,11 @@ class TrainConfig(Section):
         if heads % size:
             raise ValueError(f"parallel.tensor_parallel_size {size} does not divide model.num_attention_heads {heads}")
         return self
+
+    @model_validator(mode="after")
+    def _low_precision_has_masters(self) -> "TrainConfig":
+        if self.precision != "fp32" and self.parallel.zero_stage == 0:
+            raise ValueError(
+                f"precision {self.precision} needs parallel.zero_stage 1, 2 or 3, which keep fp32 master weights"
+            )
+        return self

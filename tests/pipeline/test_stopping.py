@@ -113,6 +113,7 @@ def test_a_finished_run_ends_at_once(finished_run, run_alone):
         ("optimiser.lr=1", 2, "did you mean 'optimizer'?"),
         ("parallel.tensor_parallel_size=3", 2, "tensor_parallel_size 3 does not divide model.num_attention_heads 4"),
         ("parallel.tensor_parallel_size=2", 2, "1 processes cannot form groups of tensor_parallel_size 2"),
+        ("precision=bf16 parallel.zero_stage=0", 2, "precision bf16 needs parallel.zero_stage 1, 2 or 3"),
         ("batch.micro_batch_size=3", 2, "global_batch_size 8 is not a multiple of"),
         ("model.max_position_embeddings=16", 2, "the corpus has rows of 32 tokens and the model 16 positions"),
         ("attention=varlen", 2, "varlen"),
@@ -122,7 +123,7 @@ def test_a_finished_run_ends_at_once(finished_run, run_alone):
     ],
 )
 def test_a_mistake_is_named_with_its_remedy_and_without_a_traceback(finished_run, run_alone, override, code, message):
-    result = run_alone(finished_run / "c.yaml", override)
+    result = run_alone(finished_run / "c.yaml", *override.split())
     assert result.code == code, result.errors
     assert message in result.errors
     assert "Traceback" not in result.errors

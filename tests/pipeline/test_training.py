@@ -70,6 +70,20 @@ def test_resuming_with_the_same_topology_is_bitwise(runs, tmp_path):
         assert_same_state(run / LAST, runs / name / LAST)
 
 
+def test_bf16_keeps_its_masters_and_resumes_to_the_bit(runs, tmp_path):
+    """The master weights are saved, not the bf16 copies; ZeRO 1 uses another optimizer of DeepSpeed's here."""
+    names = {f"bf16_zero{zero}": cut(zero, 1) | {"precision": "bf16"} for zero in (1, 2, 3)}
+    configs = [train_config(tmp_path / name, runs / "corpus", **changes) for name, changes in names.items()]
+    assert train_all(2, *configs) == [[None] * 3] * 2
+    forks = {name: fork_run(tmp_path / name, tmp_path / f"{name}_again", HALF) for name in names}
+    configs = [train_config(forks[name], runs / "corpus", **changes) for name, changes in names.items()]
+    assert train_all(2, *configs) == [[None] * 3] * 2
+    for name, run in forks.items():
+        assert curve(run) == curve(tmp_path / name)
+        assert_same_state(run / LAST, tmp_path / name / LAST)
+        assert curve(run) == pytest.approx(curve(runs / "alone"), rel=1e-2)
+
+
 @pytest.mark.parametrize("source", [(1, 1), (3, 2), (0, 2)])
 def test_resuming_with_another_topology_continues_the_curve(runs, tmp_path, source):
     name = "zero{}_tp{}".format(*source)
