@@ -30,19 +30,35 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 @click.command()
 @CONFIG
 @OVERRIDES
-def prep(config: str, overrides: tuple[str, ...]) -> None:
+@click.option("--task", type=click.IntRange(min=0), help="Do only this one of --tasks shares of the input.")
+@click.option("--tasks", type=click.IntRange(min=1), help="How many shares there are.")
+@click.option("--finish", is_flag=True, help="Make the corpus when all tasks are done.")
+def prep(config: str, overrides: tuple[str, ...], task: int | None, tasks: int | None, finish: bool) -> None:
     """Prepare the corpus that CONFIG describes: raw text in, packed shards out.
 
     A stopped or killed run continues with the same command. Values of CONFIG are changed with KEY=VALUE, for example
     workers=8 or text.normalization=none.
+
+    Over a cluster, run it with --task 0 --tasks N to --task N-1 --tasks N, in any order or at once, into one shared
+    output, and then once with --finish. The corpus is the same, byte for byte.
     """
+    if (task is None) != (tasks is None):
+        raise click.UsageError("--task and --tasks go together")
+    if task is not None and tasks is not None and task >= tasks:
+        raise click.UsageError(f"--task {task}: tasks are counted from 0, the last one is {tasks - 1}")
+    if finish and task is not None:
+        raise click.UsageError("--finish comes when the tasks are done; it does not go with --task")
     from data_prep.config import PrepConfig
     from foreword.config import load_config
 
     settings = load_config(config, overrides, PrepConfig)
-    from data_prep.prepare import prepare
+    from data_prep import prepare
 
-    manifest = prepare(settings)
+    if task is not None and tasks is not None:
+        done = prepare.prepare_task(settings, task, tasks)
+        click.echo(f"task {task} of {tasks}: {done.slices} slices, {done.size_bytes / 1e6:,.1f} MB of input")
+        return
+    manifest = prepare.finish(settings) if finish else prepare.prepare(settings)
     for name, split in manifest.splits.items():
         padding = split.padding / (split.tokens + split.padding)
         click.echo(

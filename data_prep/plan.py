@@ -1,26 +1,24 @@
 """What a preparation is going to do, written down before it does it, so that it can be continued.
 
 What comes in: a configuration, its tokenizer and the input files as they are now. What goes out: a `Plan` with the
-slices of the input. Promise: continuing with another configuration, another tokenizer or changed files is refused,
-saying what changed; two processes never work on one output.
+slices of the input, and how they are shared between tasks. Promise: continuing with another configuration, another
+tokenizer or changed files is refused, saying what changed.
 """
 
-import fcntl
+import heapq
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from data_prep.config import PrepConfig
-from data_prep.manifest import MANIFEST_NAME, Manifest, TokenizerInfo
+from data_prep.manifest import MANIFEST_NAME, Manifest
 from data_prep.sources import module_of
+from data_prep.tokenizers import Tokenizer
 from foreword.errors import ConfigError, DataError
-from foreword.files import TEMPORARY_PREFIX, atomic_write
+from foreword.files import atomic_write
 
-WORK_DIRECTORY = ".work"
 PLAN_NAME = "plan.json"
 
 
@@ -61,8 +59,26 @@ class Plan(BaseModel):
         """The name of a slice's files in the work directory."""
         return f"{number:06d}"
 
+    def begins_file(self, number: int) -> bool:
+        """Whether a slice is the first one of its file."""
+        return number == 0 or self.slices[number - 1].file != self.slices[number].file
 
-def make_plan(config: PrepConfig, tokenizer: TokenizerInfo) -> Plan:
+    def share(self, task: int, tasks: int) -> list[int]:
+        """The numbers of the slices that task `task` of `tasks` does, in order; every slice belongs to one task.
+
+        The largest slice first, each to the task that has least to do so far.
+        """
+        load = [(0, number) for number in range(tasks)]
+        mine = []
+        for number in sorted(range(len(self.slices)), key=lambda number: (-self.slices[number].size_bytes, number)):
+            size_bytes, lightest = load[0]
+            heapq.heapreplace(load, (size_bytes + max(self.slices[number].size_bytes, 1), lightest))
+            if lightest == task:
+                mine.append(number)
+        return sorted(mine)
+
+
+def make_plan(config: PrepConfig, tokenizer: Tokenizer) -> Plan:
     """Look at the input files (not into them) and cut them into slices.
 
     Raises:
@@ -73,7 +89,7 @@ def make_plan(config: PrepConfig, tokenizer: TokenizerInfo) -> Plan:
     for number, source in enumerate(config.sources):
         module = module_of(source.kind)
         for file in module.list_files(source):
-            ranges = module.cut(file.path, file.size_bytes, config.slice_bytes)
+            ranges = module.cut(file.path, file.size_bytes, config.slice_bytes) or [(0, 0)]  # every file has a slice
             total = sum(end - begin for begin, end in ranges) or 1
             for begin, end in ranges:
                 share = file.size_bytes * (end - begin) // total
@@ -83,32 +99,25 @@ def make_plan(config: PrepConfig, tokenizer: TokenizerInfo) -> Plan:
             )
     return Plan(
         config=config.result_config(),
-        tokenizer=tokenizer.model_dump(include={"kind", "sha256", "vocab_size", "eod_id", "pad_id"}),
+        tokenizer={key: getattr(tokenizer, key) for key in ("kind", "sha256", "vocab_size", "eod_id", "pad_id")},
         slice_bytes=config.slice_bytes,
         files=files,
         slices=slices,
     )
 
 
-def continue_or_begin(work: Path, fresh: Plan) -> tuple[Plan, bool]:
+def settle_plan(work: Path, fresh: Plan) -> Plan:
     """The plan to work by: the one begun earlier when it is the same work, else `fresh`, which is written down.
-
-    Returns:
-        The plan, and whether it was begun earlier.
 
     Raises:
         ConfigError: the work directory belongs to another configuration; what changed is named.
         DataError: an input file is not what it was.
     """
-    path = work / PLAN_NAME
-    if not path.is_file():
-        with atomic_write(path, "w") as file:
+    begun = read_plan(work)
+    if begun is None:
+        with atomic_write(work / PLAN_NAME, "w") as file:
             file.write(fresh.model_dump_json())
-        return fresh, False
-    try:
-        begun = Plan.model_validate_json(path.read_bytes())
-    except ValidationError:
-        raise DataError("the plan of the earlier run is not valid", where=path, remedy=f"delete {work}") from None
+        return fresh
     refuse_changes(
         {"config": begun.config, "tokenizer": begun.tokenizer},
         {"config": fresh.config, "tokenizer": fresh.tokenizer},
@@ -124,7 +133,22 @@ def continue_or_begin(work: Path, fresh: Plan) -> tuple[Plan, bool]:
                 where=name,
                 remedy=f"put it back, or delete {work.parent} and begin again",
             )
-    return begun, True
+    return begun
+
+
+def read_plan(work: Path) -> Plan | None:
+    """The plan that was begun in a work directory, or None.
+
+    Raises:
+        DataError: it is not valid.
+    """
+    path = work / PLAN_NAME
+    try:
+        return Plan.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        raise DataError("the plan of the earlier run is not valid", where=path, remedy=f"delete {work}") from None
 
 
 def refuse_changes(before: dict[str, Any], now: dict[str, Any], output: Path) -> None:
@@ -146,27 +170,6 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any], output: Path) ->
 def finished_corpus(output: Path) -> Manifest | None:
     """The manifest of a finished corpus at `output`, or None."""
     return Manifest.load(output) if (output / MANIFEST_NAME).is_file() else None
-
-
-@contextmanager
-def work_directory(output: Path) -> Iterator[Path]:
-    """Create the output with its work directory and hold it alone.
-
-    Raises:
-        ConfigError: another process works on this output, or it holds something else.
-    """
-    if output.is_dir() and not (output / WORK_DIRECTORY).is_dir() and any(output.iterdir()):
-        raise ConfigError("the output directory is not empty and not a corpus", where=output, remedy="choose another")
-    work = output / WORK_DIRECTORY
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError("another process is preparing this output", where=output, remedy="wait for it") from None
-        for leftover in output.rglob(f"{TEMPORARY_PREFIX}*"):
-            leftover.unlink(missing_ok=True)  # of a killed run
-        yield work
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, str]:

@@ -6,11 +6,11 @@
     pack       window of documents -> shard              (SPLIT/, shards/)
     finish     verify, report, manifest; the work directory is removed
 
-Everything but the shards and the tokenizer lies in OUTPUT/.work until the manifest is written.
+Everything but the shards and the tokenizer lies in OUTPUT/.work until the manifest is written. Over a cluster, tasks do
+the first two stages, each its share of the slices, and a finishing run does the rest.
 """
 
 import errno
-import shutil
 import signal
 import time
 from collections import Counter
@@ -20,21 +20,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from data_prep.config import PrepConfig, prefix_policy
-from data_prep.dedup import dropped_between, find_duplicates
-from data_prep.manifest import TOKENIZER_DIRECTORY, FileInfo, Manifest, SourceInfo, SplitInfo, TokenizerInfo
+from data_prep.config import PrepConfig
+from data_prep.dedup import find_duplicates
+from data_prep.first_stage import Tokenized, collect, refuse_missing, run_first_stage
+from data_prep.manifest import TOKENIZER_DIRECTORY, Manifest, TokenizerInfo
 from data_prep.pack_stage import PackedShard, PackTask, pack_window, read_marker
-from data_prep.plan import Plan, continue_or_begin, finished_corpus, make_plan, refuse_changes, work_directory
+from data_prep.plan import Plan, finished_corpus, make_plan, read_plan, refuse_changes, settle_plan
 from data_prep.report import write_report
 from data_prep.shards import size_problem, token_dtype
-from data_prep.slices import SliceRecord, is_whole, read_record
-from data_prep.tokenize_stage import HashTask, TokenizeTask, first_stage
+from data_prep.summarize import build_manifest
 from data_prep.tokenizers import load_tokenizer, save_tokenizer
 from data_prep.verify import verify_files
 from data_prep.windows import SPLITS, SliceOfCorpus, plan_windows
+from data_prep.work import WORK_DIRECTORY, Work, task_work, whole_work
 from data_prep.workers import Workers
 from foreword.console import progress, say
-from foreword.errors import DataError, ForewordError, MachineError, StoppedOnRequest
+from foreword.errors import ConfigError, DataError, ForewordError, MachineError, StoppedOnRequest
 from foreword.files import fsync_directory
 
 _MACHINE_ERRORS = {
@@ -42,16 +43,17 @@ _MACHINE_ERRORS = {
     errno.EDQUOT: "free some of the quota",
     errno.EROFS: "choose an output that can be written",
     errno.EACCES: "choose an output that can be written",
+    errno.EPERM: "choose an output that can be written",
+    errno.ENOTDIR: "choose an output that is a directory",
 }
 
 
 @dataclass(frozen=True)
-class _Tokenized:
-    """What the first stage left: the slices, and per input file its hash."""
+class TaskDone:
+    """What a task has to its name: its slices, and their share of the input in bytes."""
 
-    slices: list[SliceOfCorpus]
-    records: list[SliceRecord]
-    hashes: dict[int, str]
+    slices: int
+    size_bytes: int
 
 
 def prepare(config: PrepConfig) -> Manifest:
@@ -63,39 +65,81 @@ def prepare(config: PrepConfig) -> Manifest:
         MachineError: the disk is full or cannot be written, or a worker was killed.
         StoppedOnRequest: SIGINT or SIGTERM; the same command continues.
     """
+    return _whole(config, only_finish=False)
+
+
+def prepare_task(config: PrepConfig, task: int, tasks: int) -> TaskDone:
+    """Do one task's share of the first stage; what is there already is not done again. Other tasks may run beside.
+
+    Args:
+        task: in [0, tasks).
+        tasks: into how many shares the slices are divided; it does not show in the corpus.
+
+    Raises: as `prepare` does.
+    """
     output = Path(config.output)
-    try:
-        with _stop_on_signals():
-            finished = finished_corpus(output)
-            if finished is not None:
-                refuse_changes({"config": finished.config}, {"config": config.result_config()}, output)
-                say(f"{output} is finished already, nothing to do")
-                return finished
-            with work_directory(output) as work:
-                manifest = _prepare(config, output, work)
-                shutil.rmtree(work)
-            return manifest
-    except OSError as error:
-        if isinstance(error, ForewordError) or error.errno not in _MACHINE_ERRORS:
-            raise
-        raise MachineError(
-            (error.strerror or str(error)).lower(),
-            where=error.filename or output,
-            remedy=f"{_MACHINE_ERRORS[error.errno]} and run the same command again, it continues",
-        ) from None
+    with _machine_errors(output), _stop_on_signals():
+        if _finished(config, output):
+            say(f"{output} is finished already, nothing to do")
+            return TaskDone(0, 0)
+        with task_work(output, task, tasks) as work:
+            with work.one_at_a_time():
+                plan = _begin(config, output, work)[0]
+            numbers = plan.share(task, tasks)
+            with Workers(config.workers) as workers:
+                run_first_stage(config, plan, numbers, output / TOKENIZER_DIRECTORY, work, workers)
+        return TaskDone(len(numbers), sum(plan.slices[number].size_bytes for number in numbers))
 
 
-def _prepare(config: PrepConfig, output: Path, work: Path) -> Manifest:
+def finish(config: PrepConfig) -> Manifest:
+    """Make the corpus of slices that tasks have done.
+
+    Raises: as `prepare` does, and
+        ConfigError: no task has run.
+        DataError: some tasks are not done; they are named.
+    """
+    return _whole(config, only_finish=True)
+
+
+def _whole(config: PrepConfig, only_finish: bool) -> Manifest:
+    output = Path(config.output)
+    with _machine_errors(output), _stop_on_signals():
+        finished = _finished(config, output)
+        if finished is None and only_finish and read_plan(output / WORK_DIRECTORY) is None:
+            raise ConfigError("no task has run on this output", where=output, remedy="run `foreword prep` with --task")
+        if finished is None or (output / WORK_DIRECTORY).is_dir():
+            with whole_work(output) as work:  # a run killed at its very end leaves its work directory to be removed
+                return _finished(config, output) or _prepare(config, output, work, only_finish)
+        say(f"{output} is finished already, nothing to do")
+        return finished
+
+
+def _finished(config: PrepConfig, output: Path) -> Manifest | None:
+    finished = finished_corpus(output)
+    if finished is not None:
+        refuse_changes({"config": finished.config}, {"config": config.result_config()}, output)
+    return finished
+
+
+def _begin(config: PrepConfig, output: Path, work: Work) -> tuple[Plan, TokenizerInfo]:
+    """Settle the plan and put the tokenizer where workers find it."""
+    tokenizer = load_tokenizer(config.tokenizer.path, config.tokenizer.eod, config.tokenizer.pad)
+    plan = settle_plan(work.root, make_plan(config, tokenizer))
+    return plan, save_tokenizer(tokenizer, output / TOKENIZER_DIRECTORY)
+
+
+def _prepare(config: PrepConfig, output: Path, work: Work, only_finish: bool) -> Manifest:
     started = time.monotonic()
     seconds: dict[str, float] = {}
-    tokenizer = load_tokenizer(config.tokenizer.path, config.tokenizer.eod, config.tokenizer.pad)
-    info = save_tokenizer(tokenizer, output / TOKENIZER_DIRECTORY)
-    plan, continued = continue_or_begin(work, make_plan(config, info))
-    for name in ("slices", "files", "dedup", "shards"):
-        (work / name).mkdir(exist_ok=True)
-    with Workers(min(config.workers, len(plan.slices))) as workers:  # a small input is not worth starting processes for
+    plan, info = _begin(config, output, work)
+    with Workers(config.workers) as workers:
         with _timed(seconds, "tokenize"):
-            tokenized = _tokenize(config, plan, output, work, workers, continued)
+            if only_finish:
+                refuse_missing(plan, work, workers)
+            else:
+                every_slice = range(len(plan.slices))
+                run_first_stage(config, plan, every_slice, output / TOKENIZER_DIRECTORY, work, workers)
+            tokenized = collect(plan, work)
         if not sum(piece.count for piece in tokenized.slices):
             dropped = sum((record.dropped for record in tokenized.records), Counter())
             what = f"all were left out: {dict(dropped)}" if dropped else "the input is empty"
@@ -104,7 +148,7 @@ def _prepare(config: PrepConfig, output: Path, work: Path) -> Manifest:
             duplicates = _deduplicate(config, tokenized.slices, work, workers)
         with _timed(seconds, "pack"):
             shards = _pack(config, info, tokenized, duplicates, output, work, workers)
-        manifest = _manifest(config, plan, info, tokenized, duplicates, shards)
+        manifest = build_manifest(config, plan, info, tokenized, duplicates, shards)
         with _timed(seconds, "verify"):
             problems = verify_files(output, manifest, workers)
         if problems:
@@ -116,72 +160,21 @@ def _prepare(config: PrepConfig, output: Path, work: Path) -> Manifest:
     return manifest
 
 
-def _tokenize(
-    config: PrepConfig, plan: Plan, output: Path, work: Path, workers: Workers, continued: bool
-) -> _Tokenized:
-    """Stage 1 for every slice that is not there yet."""
-    directory = work / "slices"
-    tasks: list[TokenizeTask | HashTask] = []
-    hashes: dict[int, str] = {}
-    hashed_files = set()
-    remaining_bytes = 0
-    for number, piece in enumerate(plan.slices):
-        file = plan.files[piece.file]
-        if piece.file not in hashed_files:
-            hashed_files.add(piece.file)
-            marker = work / "files" / f"{piece.file:06d}"
-            if continued and marker.is_file():
-                hashes[piece.file] = marker.read_text()
-            else:
-                tasks.append(HashTask(config.sources[file.source].kind, file.path, piece.file, marker))
-        # after a crash of the machine a slice may be torn, the checksum tells
-        if continued and is_whole(directory, plan.slice_name(number)):
-            continue
-        remaining_bytes += piece.size_bytes
-        tasks.append(
-            TokenizeTask(
-                config=config,
-                source=file.source,
-                path=file.path,
-                begin=piece.begin,
-                end=piece.end,
-                size_bytes=piece.size_bytes,
-                tokenizer=output / TOKENIZER_DIRECTORY,
-                directory=directory,
-                name=plan.slice_name(number),
-            )
-        )
-    with progress("tokenize", remaining_bytes / 1e6, "MB") as shown:
-        for task, result in workers.run(first_stage, tasks, shown, scale=1e6):
-            if isinstance(task, HashTask):
-                hashes[task.file] = str(result)
-    slices, records, first = [], [], 0
-    for number, piece in enumerate(plan.slices):
-        record = read_record(directory, plan.slice_name(number))
-        if record is None:
-            raise DataError("a tokenized slice is gone", where=directory / plan.slice_name(number))
-        source = plan.files[piece.file].source
-        slices.append(SliceOfCorpus(plan.slice_name(number), source, first, record.documents))
-        records.append(record)
-        first += record.documents
-    return _Tokenized(slices, records, hashes)
-
-
-def _deduplicate(config: PrepConfig, slices: list[SliceOfCorpus], work: Path, workers: Workers) -> tuple[Path, ...]:
+def _deduplicate(config: PrepConfig, slices: list[SliceOfCorpus], work: Work, workers: Workers) -> tuple[Path, ...]:
     """Stage 2; always done anew, it takes seconds where the others take hours."""
     if not config.deduplicate:
         return ()
     names, counts = [piece.name for piece in slices], [piece.count for piece in slices]
-    return tuple(find_duplicates(workers, work / "slices", names, counts, work / "dedup"))
+    return tuple(find_duplicates(workers, work.slices, names, counts, work.dedup))
 
 
 def _pack(
     config: PrepConfig,
     tokenizer: TokenizerInfo,
-    tokenized: _Tokenized,
+    tokenized: Tokenized,
     duplicates: tuple[Path, ...],
     output: Path,
-    work: Path,
+    work: Work,
     workers: Workers,
 ) -> list[PackedShard]:
     """Stage 3 for every window whose shard is not there yet; the shards in split and number order."""
@@ -190,8 +183,8 @@ def _pack(
     finished: list[PackedShard] = []
 
     def missing() -> Iterator[PackTask]:
-        for window in plan_windows(config, work / "slices", tokenized.slices, duplicates):
-            marker = work / "shards" / f"{window.split}-{window.name}.json"
+        for window in plan_windows(config, work.slices, tokenized.slices, duplicates):
+            marker = work.shards / f"{window.split}-{window.name}.json"
             shard = read_marker(marker)
             if shard is not None and not any(size_problem(output / name, f) for name, f in shard.info.files.items()):
                 finished.append(shard)
@@ -199,7 +192,7 @@ def _pack(
             yield PackTask(
                 config=config,
                 window=window,
-                slices=work / "slices",
+                slices=work.slices,
                 duplicates=duplicates,
                 vocab_size=tokenizer.vocab_size,
                 pad_id=tokenizer.pad_id,
@@ -218,75 +211,19 @@ def _pack(
     return sorted(finished, key=lambda shard: (SPLITS.index(shard.split), int(shard.info.name)))
 
 
-def _manifest(
-    config: PrepConfig,
-    plan: Plan,
-    tokenizer: TokenizerInfo,
-    tokenized: _Tokenized,
-    duplicates: tuple[Path, ...],
-    shards: list[PackedShard],
-) -> Manifest:
-    splits = {}
-    for split in SPLITS:
-        mine = [shard for shard in shards if shard.split == split]
-        if mine:
-            sums = {
-                key: sum(getattr(shard.info, key) for shard in mine)
-                for key in ("rows", "segments", "tokens", "targets", "padding")
-            }
-            splits[split] = SplitInfo(
-                documents=sum(shard.documents for shard in mine),
-                cut_documents=sum(shard.cut_documents for shard in mine),
-                shards=[shard.info for shard in mine],
-                **sums,
-            )
-    return Manifest(
-        tokenizer=tokenizer,
-        sequence_length=config.sequence_length,
-        dtype="uint16" if token_dtype(tokenizer.vocab_size).itemsize == 2 else "uint32",
-        packing=config.packing.model_dump(),
-        seed=config.seed,
-        splits=splits,
-        sources=[
-            _source_info(config, plan, number, tokenized, duplicates, shards) for number in range(len(config.sources))
-        ],
-        config=plan.config,
-    )
-
-
-def _source_info(
-    config: PrepConfig,
-    plan: Plan,
-    number: int,
-    tokenized: _Tokenized,
-    duplicates: tuple[Path, ...],
-    shards: list[PackedShard],
-) -> SourceInfo:
-    source = config.sources[number]
-    dropped: Counter[str] = Counter()
-    records = 0
-    for piece, record in zip(tokenized.slices, tokenized.records, strict=True):
-        if piece.source == number:
-            records += record.records
-            dropped += record.dropped
-            dropped["duplicate"] += len(dropped_between(duplicates, piece.first, piece.first + piece.count))
-    counts = [shard.sources[number] for shard in shards if number in shard.sources]
-    return SourceInfo(
-        name=str(source.name),
-        kind=source.kind,
-        weight=source.weight,
-        prefix=prefix_policy(source).model_dump(),
-        files={
-            file.path: FileInfo(size=file.size_bytes, sha256=tokenized.hashes[index])
-            for index, file in enumerate(plan.files)
-            if file.source == number
-        },
-        records=records,
-        documents=sum(count.documents for count in counts),
-        tokens=sum(count.tokens for count in counts),
-        text_bytes=sum(count.text_bytes for count in counts),
-        dropped={reason: count for reason, count in sorted(dropped.items()) if count},
-    )
+@contextmanager
+def _machine_errors(output: Path) -> Iterator[None]:
+    """Turn what the machine refuses into a `MachineError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ForewordError) or error.errno not in _MACHINE_ERRORS:
+            raise
+        raise MachineError(
+            (error.strerror or str(error)).lower(),
+            where=error.filename or output,
+            remedy=f"{_MACHINE_ERRORS[error.errno]} and run the same command again, it continues",
+        ) from None
 
 
 @contextmanager

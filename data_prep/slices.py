@@ -9,7 +9,7 @@ whole.
 """
 
 import json
-import os
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,7 @@ class SliceRecord:
         documents: documents kept so far (duplicates are found later).
         dropped: reason -> documents or records left out.
         prefixes_cut: prefixes that were cut from the left to fit a row.
+        seconds: how long one process worked on it.
         sizes, checksums: of the two files, by their endings.
     """
 
@@ -48,6 +49,7 @@ class SliceRecord:
     documents: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     prefixes_cut: int = 0
+    seconds: float = 0.0
     sizes: dict[str, int] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
 
@@ -55,14 +57,17 @@ class SliceRecord:
 class SliceWriter:
     """Writes a slice piece by piece in bounded memory; it exists only when the `with` block ends without an error."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, scratch: Path) -> None:
+        """`scratch` is a directory on the same file system, where a killed writer's files are left."""
         self.directory, self.name = directory, name
-        self._temporary = {part: directory / f".tmp-{os.getpid()}-{name}.{part}" for part in ("tokens", "documents")}
+        self._temporary = {part: scratch / f"{name}.{part}" for part in ("tokens", "documents")}
+        self._marker = scratch / f"{name}.json"
         self._hashes = {part: xxhash.xxh3_128() for part in self._temporary}
         self.record = SliceRecord()
         self.tokens_written = 0
 
     def __enter__(self) -> "SliceWriter":
+        self._began = time.monotonic()
         self._files = {part: path.open("wb") for part, path in self._temporary.items()}
         return self
 
@@ -86,9 +91,9 @@ class SliceWriter:
             if kind is None:
                 for part, path in self._temporary.items():
                     path.replace(self.directory / f"{self.name}.{part}")
-                marker = self.directory / f".tmp-{os.getpid()}-{self.name}.json"
-                marker.write_text(json.dumps(vars(self.record)), encoding="utf-8")
-                marker.replace(self.directory / f"{self.name}.json")
+                self.record.seconds = time.monotonic() - self._began
+                self._marker.write_text(json.dumps(vars(self.record)), encoding="utf-8")
+                self._marker.replace(self.directory / f"{self.name}.json")
         finally:
             for path in self._temporary.values():
                 path.unlink(missing_ok=True)

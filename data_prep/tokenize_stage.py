@@ -37,6 +37,7 @@ class TokenizeTask:
         size_bytes: what the slice counts for in the progress shown.
         tokenizer: the directory that `save_tokenizer` wrote.
         directory, name: where the tokenized slice goes.
+        scratch: where it lies until it is finished.
     """
 
     config: PrepConfig
@@ -48,6 +49,7 @@ class TokenizeTask:
     tokenizer: Path
     directory: Path
     name: str
+    scratch: Path
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def tokenize_slice(task: TokenizeTask) -> SliceRecord:
     tokenizer, engine = _engine_of(task.tokenizer)
     bad = BadRecords(refuse=config.on_bad_record == "refuse")
     reported = 0
-    with SliceWriter(task.directory, task.name) as writer:
+    with SliceWriter(task.directory, task.name, task.scratch) as writer:
         record = writer.record
         for batch in module_of(source.kind).read(source, task.path, task.begin, task.end, bad):
             record.records += len(batch)

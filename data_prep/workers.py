@@ -1,7 +1,8 @@
 """Tasks over processes: a pool that stops cleanly, dies with its parent, and says how far it is.
 
-Promise: results come as tasks finish; the order never matters to the caller. With one worker everything runs in this
-process. Workers ignore SIGINT and SIGTERM (the parent decides) and end when the parent is gone, however it went.
+Promise: results come as tasks finish; the order never matters to the caller. With one worker, or one task, the work is
+done in this process. Workers ignore SIGINT and SIGTERM (the parent decides) and end when the parent is gone, however it
+went.
 """
 
 import multiprocessing
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing.connection import wait as wait_for_handles
 from types import TracebackType
 from typing import Any, TypeVar
@@ -51,17 +52,15 @@ class Workers:
             self._executor = ProcessPoolExecutor(
                 self.count, mp_context=self._context, initializer=_begin, initargs=(self._counter,)
             )
-        else:
-            _share(self._counter)
+        _share(self._counter)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _share(None)
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
-        else:
-            _share(None)
 
     def run(
         self,
@@ -83,13 +82,15 @@ class Workers:
         """
         with self._counter.get_lock():
             self._counter.value = 0
-        if self._executor is None:
-            for item in items:
+        waiting = iter(items)
+        first = list(islice(waiting, 2))
+        waiting = chain(first, waiting)
+        if self._executor is None or len(first) < 2:  # a single task is not worth starting a process for
+            for item in waiting:
                 result = function(item)
                 self._show(shown, scale)
                 yield item, result
             return
-        waiting = iter(items)
         running: dict[Future[Result], Item] = {}
         try:
             while True:

@@ -10,31 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpus_files import bytes_of, segments_of
 from jsonl_files import write_jsonl
 
 from data_prep.prepare import prepare
-from data_prep.shards import PADDING, Corpus
+from data_prep.shards import Corpus
 from data_prep.tokenizers import load_tokenizer
 from data_prep.verify import verify_corpus
 from foreword.config import dump_config
 from foreword.errors import ConfigError, DataError, StoppedOnRequest
-from foreword.files import sha256_of
-
-
-def segments_of(path, split="train"):
-    """(ids, prefix length) of every segment that is not padding."""
-    rows = Corpus.open(path).split(split)
-    for index in range(len(rows)):
-        row = rows.row(index)
-        ends = [*row.segments[1:, 0], len(row.tokens)]
-        for (start, prefix), end in zip(row.segments.tolist(), ends, strict=True):
-            if prefix != PADDING:
-                yield row.tokens[start:end].tolist(), prefix
-
-
-def bytes_of(path: Path) -> dict[str, str]:
-    """Hash of every file of a corpus but its report, which holds the time it took."""
-    return {str(f.relative_to(path)): sha256_of(f) for f in path.rglob("*") if f.is_file() and f.name != "report.html"}
 
 
 @pytest.fixture
@@ -230,10 +214,10 @@ def test_a_begun_output_is_not_continued_with_other_settings_or_other_input(make
 
 
 def test_two_runs_into_one_output_at_once_are_refused(make_config, jsonl_path):
-    from data_prep.plan import work_directory
+    from data_prep.work import whole_work
 
     config = make_config(jsonl_path)
-    with work_directory(Path(config.output)), pytest.raises(ConfigError, match="another process"):
+    with whole_work(Path(config.output)), pytest.raises(ConfigError, match="another process"):
         prepare(config)
 
 
