@@ -76,20 +76,40 @@ class _Source(Section):
     prefix: PrefixConfig | None = None
 
 
-class JsonlSource(_Source):
-    """JSON Lines: one object a line; plain, .gz, .zst, .bz2 or .xz.
+class _FileSource(_Source):
+    """A source that consists of files.
 
     Attributes:
-        path: a path or glob, or a list of them.
+        path: a path, a glob or a URL (s3://, gs://, https://, hf://, ...), or a list of them.
+    """
+
+    path: str | list[str]
+
+
+class RecordSource(_Source):
+    """A source whose records have named fields, so that it can have the field policy.
+
+    Attributes:
         text_field: the field that holds the text (unused with the field policy).
     """
 
-    kind: Literal["jsonl"]
-    path: str | list[str]
     text_field: str = "text"
 
 
-SourceConfig = Annotated[JsonlSource, Field(discriminator="kind")]
+class JsonlSource(_FileSource, RecordSource):
+    """JSON Lines: one object a line; plain, .gz, .zst, .bz2 or .xz."""
+
+    kind: Literal["jsonl"]
+
+
+class ParquetSource(_FileSource, RecordSource):
+    """Parquet: one record a row."""
+
+    kind: Literal["parquet"]
+
+
+AnySource = JsonlSource | ParquetSource
+SourceConfig = Annotated[AnySource, Field(discriminator="kind")]
 
 
 class TextConfig(Section):
@@ -206,6 +226,9 @@ class PrepConfig(Section):
             )
             for number, source in enumerate(self.sources)
         ]
+        for source in settled:
+            if isinstance(source.prefix, FieldPrefix) and not isinstance(source, RecordSource):
+                raise ValueError(f"{source.name}: {source.kind} has no fields, so it cannot have the field policy")
         names = [source.name for source in settled]
         if len(set(names)) < len(names):
             raise ValueError(f"two sources have the same name: {', '.join(map(str, names))}")

@@ -27,11 +27,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from data_prep.config import JsonlSource
+from data_prep.config import AnySource
 from data_prep.documents import Documents
 from foreword.errors import DataError
 
-MODULES = {"jsonl": "data_prep.sources.jsonl"}
+MODULES = {
+    "jsonl": "data_prep.sources.jsonl",
+    "parquet": "data_prep.sources.parquet",
+}
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,14 @@ class BadRecords:
     refuse: bool
     counts: Counter[str] = field(default_factory=Counter)
 
-    def found(self, where: Callable[[], str], reason: str, detail: str) -> None:
-        """Refuse or count one record.
+    def found(self, where: Callable[[], str], reason: str, detail: str, count: int = 1) -> None:
+        """Refuse or count records.
 
         Args:
             where: says which file and record it is; called only when refusing, so it may be slow.
             reason: a short snake_case name that reports count by.
             detail: one sentence for the person who reads the error.
+            count: how many records have this fault.
 
         Raises:
             DataError: when bad records are refused.
@@ -75,13 +79,13 @@ class BadRecords:
         if self.refuse:
             remedy = "mend the record, or set on_bad_record=count to leave such records out and count them"
             raise DataError(detail, where=where(), remedy=remedy)
-        self.counts[reason] += 1
+        self.counts[reason] += count
 
 
 class SourceModule(Protocol):
     """The four functions of a source module."""
 
-    def list_files(self, source: JsonlSource) -> list[InputFile]:
+    def list_files(self, source: AnySource) -> list[InputFile]:
         """Canonical list of what the source reads."""
 
     def sha256(self, path: str) -> str:
@@ -90,7 +94,7 @@ class SourceModule(Protocol):
     def cut(self, path: str, size_bytes: int, slice_bytes: int) -> list[tuple[int, int]]:
         """Ranges that together hold every record once."""
 
-    def read(self, source: JsonlSource, path: str, begin: int, end: int, bad: BadRecords) -> Iterator[Documents]:
+    def read(self, source: AnySource, path: str, begin: int, end: int, bad: BadRecords) -> Iterator[Documents]:
         """The documents of one range."""
 
 

@@ -1,10 +1,12 @@
-"""Files that sources read: globs, and compression told by the name's ending.
+"""Files that sources read: paths, globs and URLs, and compression told by the name's ending.
 
 Promise: a truncated or damaged compressed file raises `DamagedFile`; it never just ends early.
 """
 
 import bz2
 import gzip
+import hashlib
+import io
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -15,7 +17,9 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 
 from data_prep.sources import InputFile
+from data_prep.sources.remote import find_remote, is_remote, open_remote
 from foreword.errors import ConfigError, DataError
+from foreword.files import sha256_of
 
 COMPRESSED_ENDINGS = (".gz", ".zst", ".bz2", ".xz")
 
@@ -25,20 +29,30 @@ class DamagedFile(Exception):  # noqa: N818 - it is caught and turned into a bad
 
 
 def find_files(patterns: str | list[str]) -> list[InputFile]:
-    """Paths and globs -> existing files: the patterns in the order given, the files of a glob in name order, each once.
+    """Paths, globs and URLs -> existing files: the patterns in the order given, the files of a glob in name order.
+
+    A file that several patterns name counts once.
 
     Raises:
         ConfigError: a pattern that matches no file.
+        MachineError: a store that cannot be reached.
     """
-    found: list[str] = []
+    found: dict[str, InputFile] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        candidates = [pattern] if Path(pattern).exists() else _glob(pattern)
-        matches = [path for path in candidates if Path(path).is_file()]
+        matches = find_remote(pattern) if is_remote(pattern) else _find_local(pattern)
         if not matches:
             raise ConfigError("no such input file", where=pattern, remedy="check `path` in the source's configuration")
-        found += matches
-    stats = {path: Path(path).stat() for path in found}
-    return [InputFile(path, stat.st_size, f"mtime_ns={stat.st_mtime_ns}") for path, stat in stats.items()]
+        for file in matches:
+            found.setdefault(file.path, file)
+    return list(found.values())
+
+
+def sha256_of_input(path: str) -> str:
+    """Hex SHA-256 of a file's bytes as they are stored; a file behind a URL is read through for it."""
+    if not is_remote(path):
+        return sha256_of(Path(path))
+    with open_remote(path) as file:
+        return hashlib.file_digest(cast(io.RawIOBase, file), "sha256").hexdigest()
 
 
 def is_compressed(path: str) -> bool:
@@ -55,7 +69,7 @@ def open_input(path: str) -> Iterator[BinaryIO]:
         DamagedFile: while reading, when the compressed stream is truncated or damaged.
     """
     try:
-        with _open(path) as file:
+        with open_stored(path) as stored, _decompressed(path, stored) as file:
             yield file
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise DamagedFile(f"the compressed file is damaged or truncated: {error}") from None
@@ -65,16 +79,35 @@ def open_input(path: str) -> Iterator[BinaryIO]:
         raise DataError(f"cannot be read: {error.strerror or error}", where=path) from None
 
 
-def _open(path: str) -> BinaryIO:
+def open_stored(path: str) -> BinaryIO:
+    """Open a file for reading its bytes as they are stored.
+
+    Raises:
+        DataError: behind a URL, now or while reading: it cannot be read.
+        OSError: on this machine.
+    """
+    return open_remote(path) if is_remote(path) else cast(BinaryIO, Path(path).open("rb", buffering=0))
+
+
+def _decompressed(path: str, stored: BinaryIO) -> BinaryIO:
     if path.endswith(".gz"):
-        return cast(BinaryIO, gzip.open(path, "rb"))
+        return cast(BinaryIO, gzip.open(stored, "rb"))
     if path.endswith(".bz2"):
-        return cast(BinaryIO, bz2.open(path, "rb"))
+        return cast(BinaryIO, bz2.open(stored, "rb"))
     if path.endswith(".xz"):
-        return cast(BinaryIO, lzma.open(path, "rb"))
+        return cast(BinaryIO, lzma.open(stored, "rb"))
     if path.endswith(".zst"):
-        return pa.input_stream(path, compression="zstd")
-    return cast(BinaryIO, Path(path).open("rb", buffering=0))
+        return pa.input_stream(stored, compression="zstd")
+    return stored
+
+
+def _find_local(pattern: str) -> list[InputFile]:
+    try:
+        matches = [pattern] if Path(pattern).exists() else _glob(pattern)
+        stats = [(path, Path(path).stat()) for path in matches if Path(path).is_file()]
+    except (OSError, ValueError) as error:  # ValueError: a glob that makes no sense
+        raise ConfigError(f"cannot be read: {error}", where=pattern, remedy="check `path`") from None
+    return [InputFile(path, stat.st_size, f"mtime_ns={stat.st_mtime_ns}") for path, stat in stats]
 
 
 def _glob(pattern: str) -> list[str]:

@@ -4,9 +4,8 @@ A plain file is cut into byte ranges; a range holds the lines that start inside 
 Blank lines are skipped. Every line is parsed strictly (orjson: RFC 8259, valid UTF-8, no half surrogate pairs).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
@@ -14,16 +13,11 @@ import orjson
 from data_prep.config import FieldPrefix, JsonlSource, prefix_policy
 from data_prep.documents import Documents
 from data_prep.sources import BadRecords, InputFile
-from data_prep.sources.files import DamagedFile, find_files, is_compressed, open_input
-from foreword.files import sha256_of
+from data_prep.sources.files import DamagedFile, find_files, is_compressed, open_input, sha256_of_input
+from data_prep.sources.records import PartsOf, Unusable, name_of, parts_reader
 
 BLOCK_BYTES = 1 << 21
 """Read and parsed at a time: small enough to stay in the processor's cache, which measured fastest."""
-
-
-class _Unusable(Exception):  # noqa: N818 - control flow inside this module
-    def __init__(self, reason: str, detail: str) -> None:
-        self.reason, self.detail = reason, detail
 
 
 def list_files(source: JsonlSource) -> list[InputFile]:
@@ -32,8 +26,8 @@ def list_files(source: JsonlSource) -> list[InputFile]:
 
 
 def sha256(path: str) -> str:
-    """Hash of the file as it is on disk, compressed or not."""
-    return sha256_of(Path(path))
+    """Hash of the file as it is stored, compressed or not."""
+    return sha256_of_input(path)
 
 
 def cut(path: str, size_bytes: int, slice_bytes: int) -> list[tuple[int, int]]:
@@ -45,57 +39,22 @@ def cut(path: str, size_bytes: int, slice_bytes: int) -> list[tuple[int, int]]:
 
 def read(source: JsonlSource, path: str, begin: int, end: int, bad: BadRecords) -> Iterator[Documents]:
     """The documents on the lines that start in [begin, end)."""
-    policy = prefix_policy(source)
-    parts_of = parts_reader(policy) if isinstance(policy, FieldPrefix) else None
+    parts_of = parts_reader(source)
+    plain_text = not isinstance(prefix_policy(source), FieldPrefix)
     lines_before = 0
     try:
         for block in _blocks(path, begin, end):
             lines = block.split(b"\n")
             if not lines[-1]:
                 lines.pop()
-            if parts_of is None:
-                texts = _texts(lines, source.text_field)
-                batch = Documents.from_texts(texts) if texts is not None else None
+            texts = _texts(lines, source.text_field) if plain_text else None
+            if texts is not None:
+                yield Documents.from_texts(texts)
             else:
-                batch = None
-            yield (
-                batch
-                if batch is not None
-                else _one_by_one(
-                    lines, parts_of or _text_reader(source.text_field), bad, _Place(path, begin, lines_before)
-                )
-            )
+                yield _one_by_one(lines, parts_of, bad, _Place(path, begin, lines_before))
             lines_before += len(lines)
     except DamagedFile as error:
         bad.found(lambda: f"{path}, after line {lines_before}", "damaged_file", str(error))
-
-
-def parts_reader(policy: FieldPrefix) -> Callable[[dict[str, Any]], list[str]]:
-    """A function from a record to its parts: prefix and target, or the turns."""
-    if policy.turns_field is None:
-        fields = [policy.prefix_field or "", policy.target_field or ""]
-        return lambda record: [_string(record, name) for name in fields]
-    turns_field, key = policy.turns_field, policy.turn_text_field
-
-    def turns_of(record: dict[str, Any]) -> list[str]:
-        turns = _field(record, turns_field)
-        if not isinstance(turns, list):
-            raise _wrong_type(turns_field, "a list of turns", turns)
-        if key is None:
-            for turn in turns:
-                if not isinstance(turn, str):
-                    raise _wrong_type(f"{turns_field}[]", "a string", turn)
-            return turns
-        for turn in turns:
-            if not isinstance(turn, dict):
-                raise _wrong_type(f"{turns_field}[]", "an object", turn)
-        return [_string(turn, key) for turn in turns]
-
-    return turns_of
-
-
-def _text_reader(text_field: str) -> Callable[[dict[str, Any]], list[str]]:
-    return lambda record: [_string(record, text_field)]
 
 
 def _texts(lines: list[bytes], text_field: str) -> list[str] | None:
@@ -131,16 +90,14 @@ class _Place:
         return f"{self.path}:{self.line(index)}"
 
 
-def _one_by_one(
-    lines: list[bytes], parts_of: Callable[[dict[str, Any]], list[str]], bad: BadRecords, place: _Place
-) -> Documents:
+def _one_by_one(lines: list[bytes], parts_of: PartsOf, bad: BadRecords, place: _Place) -> Documents:
     documents = []
     for index, line in enumerate(lines):
         if not line.strip():
             continue
         try:
             documents.append(parts_of(_record(line)))
-        except _Unusable as error:
+        except Unusable as error:
             bad.found(partial(place.name, index), error.reason, error.detail)
     return Documents.from_parts(documents)
 
@@ -152,34 +109,11 @@ def _record(line: bytes) -> dict[str, Any]:
         try:
             line.decode()
         except UnicodeDecodeError as bad_bytes:
-            raise _Unusable("invalid_utf8", f"not valid UTF-8 at byte {bad_bytes.start} of the line") from None
-        raise _Unusable("not_json", f"not JSON: {error.msg} at character {error.pos + 1} of the line") from None
+            raise Unusable("invalid_utf8", f"not valid UTF-8 at byte {bad_bytes.start} of the line") from None
+        raise Unusable("not_json", f"not JSON: {error.msg} at character {error.pos + 1} of the line") from None
     if not isinstance(record, dict):
-        raise _Unusable("not_an_object", f"the line is not a JSON object but {_name_of(record)}")
+        raise Unusable("not_an_object", f"the line is not a JSON object but {name_of(record)}")
     return record
-
-
-def _field(record: dict[str, Any], name: str) -> Any:
-    if name not in record:
-        known = ", ".join(sorted(record)[:10]) or "none"
-        raise _Unusable("missing_field", f"the record has no field {name!r}; it has: {known}")
-    return record[name]
-
-
-def _string(record: dict[str, Any], name: str) -> str:
-    value = _field(record, name)
-    if not isinstance(value, str):
-        raise _wrong_type(name, "a string", value)
-    return value
-
-
-def _wrong_type(name: str, wanted: str, value: Any) -> _Unusable:
-    return _Unusable("wrong_type", f"the field {name!r} is not {wanted} but {_name_of(value)}")
-
-
-def _name_of(value: Any) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
-    return names.get(type(value), "an object")
 
 
 def _blocks(path: str, begin: int, end: int) -> Iterator[bytes]:
