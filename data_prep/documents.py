@@ -5,7 +5,8 @@ parts of all documents lie in one Arrow string array, so that cleaning and token
 source's configuration asks to keep of each record (`id_field`, `keep_fields`) goes along beside it.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +26,13 @@ class Documents:
         texts: the parts of all documents, in order; valid UTF-8, no nulls.
         part_ptr: int64 [documents + 1]; the parts of document d are texts[part_ptr[d]:part_ptr[d + 1]].
         kept: one row per document in the schema `KEPT`; None when the source keeps nothing.
+        input_bytes: how much of the file, as it is stored, the batch was read from; progress and predictions count it.
     """
 
     texts: pa.LargeStringArray
     part_ptr: np.ndarray
     kept: pa.RecordBatch | None = None
+    input_bytes: int = 0
 
     def __len__(self) -> int:
         return len(self.part_ptr) - 1
@@ -57,7 +60,25 @@ class Documents:
         counts = np.diff(self.part_ptr)
         part_ptr = np.concatenate([[0], np.cumsum(counts[keep])])
         kept = None if self.kept is None else self.kept.filter(mask_to_arrow(keep))
-        return Documents(self.texts.filter(mask_to_arrow(np.repeat(keep, counts))), part_ptr, kept)
+        return Documents(self.texts.filter(mask_to_arrow(np.repeat(keep, counts))), part_ptr, kept, self.input_bytes)
+
+
+def leave_out(documents: Documents, faults: Iterable[tuple[str, np.ndarray]]) -> tuple[Documents, Counter[str]]:
+    """Leave out documents and count why.
+
+    Args:
+        faults: (reason, bool [documents]); a document that has several counts for the first.
+
+    Returns:
+        The documents without a fault, and reason -> documents left out.
+    """
+    keep = np.ones(len(documents), dtype=bool)
+    dropped: Counter[str] = Counter()
+    for reason, applies in faults:
+        if count := int((keep & applies).sum()):
+            dropped[reason] += count
+            keep &= ~applies
+    return documents.select(keep), dropped
 
 
 def string_array(texts: Sequence[str]) -> pa.LargeStringArray:

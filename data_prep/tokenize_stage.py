@@ -89,14 +89,12 @@ def tokenize_slice(task: TokenizeTask) -> SliceRecord:
         record = writer.record
         for batch in module_of(source.kind).read(source, task.path, task.begin, task.end, bad):
             record.records += len(batch)
-            raw_bytes = batch.texts.nbytes
             documents, dropped = clean(batch, config.text)
             record.dropped += dropped
             if len(documents):
                 encode_batch(documents, config, prefix_policy(source), tokenizer, engine, writer, task.path)
-            step = min(raw_bytes, task.size_bytes - reported)
-            report_progress(step)
-            reported += step
+            report_progress(batch.input_bytes)
+            reported += batch.input_bytes
         record.records += sum(bad.counts.values())
         record.dropped += bad.counts
     report_progress(task.size_bytes - reported)

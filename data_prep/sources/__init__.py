@@ -13,7 +13,8 @@ outside it knows the format:
         What the numbers count is the module's own affair.
     read(source, path, begin, end, bad) -> Iterator[Documents]
         The documents of one range in file order, in batches of a few megabytes; memory must not grow with the file.
-        A record that cannot be used goes to `bad.found(...)`, which raises or counts as configured.
+        A record that cannot be used goes to `bad.found(...)`, which raises or counts as configured. Each batch says how
+        much of the file it was read from (`input_bytes`), so that progress and predictions are right.
 
 The canonical order of the corpus is (source, file, record); it decides which of two equal documents is kept.
 

@@ -9,7 +9,7 @@ import hashlib
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -60,6 +60,13 @@ def is_compressed(path: str) -> bool:
     return path.endswith(COMPRESSED_ENDINGS)
 
 
+def byte_ranges(path: str, size_bytes: int, slice_bytes: int) -> list[tuple[int, int]]:
+    """Ranges of about `slice_bytes` of a plain file; a compressed file, which is read from its start, is one range."""
+    if is_compressed(path) or size_bytes == 0:
+        return [(0, size_bytes)]
+    return [(begin, min(begin + slice_bytes, size_bytes)) for begin in range(0, size_bytes, slice_bytes)]
+
+
 @contextmanager
 def open_input(path: str) -> Iterator[BinaryIO]:
     """Open a file for reading bytes, decompressed.
@@ -68,9 +75,16 @@ def open_input(path: str) -> Iterator[BinaryIO]:
         DataError: it cannot be opened or read.
         DamagedFile: while reading, when the compressed stream is truncated or damaged.
     """
+    with open_measured(path) as (file, _):
+        yield file
+
+
+@contextmanager
+def open_measured(path: str) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
+    """As `open_input`, with a function that says up to which byte the stored file has been read."""
     try:
         with open_stored(path) as stored, _decompressed(path, stored) as file:
-            yield file
+            yield file, stored.tell
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise DamagedFile(f"the compressed file is damaged or truncated: {error}") from None
     except OSError as error:

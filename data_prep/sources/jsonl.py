@@ -5,6 +5,7 @@ Blank lines are skipped. Every line is parsed strictly (orjson: RFC 8259, valid 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -13,7 +14,15 @@ import orjson
 from data_prep.config import FieldPrefix, JsonlSource, prefix_policy
 from data_prep.documents import Documents
 from data_prep.sources import BadRecords, InputFile
-from data_prep.sources.files import DamagedFile, find_files, is_compressed, open_input, sha256_of_input
+from data_prep.sources.files import (
+    DamagedFile,
+    byte_ranges,
+    find_files,
+    is_compressed,
+    open_input,
+    open_measured,
+    sha256_of_input,
+)
 from data_prep.sources.records import PartsOf, Unusable, name_of, parts_reader
 
 BLOCK_BYTES = 1 << 21
@@ -32,9 +41,7 @@ def sha256(path: str) -> str:
 
 def cut(path: str, size_bytes: int, slice_bytes: int) -> list[tuple[int, int]]:
     """Byte ranges of a plain file; a compressed file is one range."""
-    if is_compressed(path) or size_bytes == 0:
-        return [(0, size_bytes)]
-    return [(begin, min(begin + slice_bytes, size_bytes)) for begin in range(0, size_bytes, slice_bytes)]
+    return byte_ranges(path, size_bytes, slice_bytes)
 
 
 def read(source: JsonlSource, path: str, begin: int, end: int, bad: BadRecords) -> Iterator[Documents]:
@@ -43,15 +50,16 @@ def read(source: JsonlSource, path: str, begin: int, end: int, bad: BadRecords) 
     plain_text = not isinstance(prefix_policy(source), FieldPrefix)
     lines_before = 0
     try:
-        for block in _blocks(path, begin, end):
+        for block, input_bytes in _blocks(path, begin, end):
             lines = block.split(b"\n")
             if not lines[-1]:
                 lines.pop()
             texts = _texts(lines, source.text_field) if plain_text else None
             if texts is not None:
-                yield Documents.from_texts(texts)
+                batch = Documents.from_texts(texts)
             else:
-                yield _one_by_one(lines, parts_of, bad, _Place(path, begin, lines_before))
+                batch = _one_by_one(lines, parts_of, bad, _Place(path, begin, lines_before))
+            yield replace(batch, input_bytes=input_bytes)
             lines_before += len(lines)
     except DamagedFile as error:
         bad.found(lambda: f"{path}, after line {lines_before}", "damaged_file", str(error))
@@ -116,33 +124,35 @@ def _record(line: bytes) -> dict[str, Any]:
     return record
 
 
-def _blocks(path: str, begin: int, end: int) -> Iterator[bytes]:
-    """Whole lines that start in [begin, end), about a block at a time; the file's last one may lack its newline."""
+def _blocks(path: str, begin: int, end: int) -> Iterator[tuple[bytes, int]]:
+    """Whole lines that start in [begin, end), about a block at a time, and the bytes of the file they were read from.
+
+    The file's last line may lack its newline.
+    """
     compressed = is_compressed(path)
-    with open_input(path) as file:
-        position = 0
+    with open_measured(path) as (file, stored_position):
+        position = counted = 0
         if begin:
             file.seek(begin - 1)
-            position = begin - 1 + _skip_line(file)
+            position = counted = begin - 1 + _skip_line(file)
             if position >= end:
                 return
         pending: list[bytes] = []
         while block := file.read(BLOCK_BYTES):
-            if compressed or position + len(block) < end:
-                cut_at = block.rfind(b"\n") + 1
-            else:  # the line that holds byte end - 1 is the last
-                cut_at = block.find(b"\n", max(end - 1 - position, 0)) + 1
-                if cut_at:
-                    yield b"".join([*pending, block[:cut_at]])
-                    return
+            ends_here = not compressed and position + len(block) >= end
+            # the line that holds byte end - 1 is the last
+            cut_at = (block.find(b"\n", max(end - 1 - position, 0)) if ends_here else block.rfind(b"\n")) + 1
             position += len(block)
             if cut_at:
-                yield b"".join([*pending, block[:cut_at]])
-                pending = []
+                read_to = stored_position() if compressed else position - len(block) + cut_at
+                yield b"".join([*pending, block[:cut_at]]), read_to - counted
+                if ends_here:
+                    return
+                pending, counted = [], read_to
             if cut_at < len(block):
                 pending.append(block[cut_at:])
         if pending:
-            yield b"".join(pending)
+            yield b"".join(pending), (stored_position() if compressed else position) - counted
 
 
 def _skip_line(file: BinaryIO) -> int:

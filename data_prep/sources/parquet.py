@@ -7,7 +7,7 @@ groups are large some ranges hold nothing. Memory does not grow with the row gro
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from data_prep.config import ParquetSource
 from data_prep.documents import Documents
 from data_prep.sources import BadRecords, InputFile
-from data_prep.sources.files import DamagedFile, find_files, open_stored, sha256_of_input
+from data_prep.sources.files import DamagedFile, byte_ranges, find_files, open_stored, sha256_of_input
 from data_prep.sources.records import fields_of, missing_field
 from data_prep.sources.tables import Place, documents_of
 from foreword.errors import DataError
@@ -39,7 +39,7 @@ def sha256(path: str) -> str:
 
 def cut(path: str, size_bytes: int, slice_bytes: int) -> list[tuple[int, int]]:
     """Byte ranges."""
-    return [(begin, min(begin + slice_bytes, size_bytes)) for begin in range(0, size_bytes, slice_bytes)] or [(0, 0)]
+    return byte_ranges(path, size_bytes, slice_bytes)
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,16 @@ class _RowGroup:
     """What a row group's entry in the footer says.
 
     Attributes:
-        begin: its share of the file begins here: the file's bytes, shared out as the uncompressed sizes are. (Where
-            its bytes really begin is known to the columns alone, and asking them in a damaged footer can end the
-            process: pyarrow lets a C++ exception through.)
+        begin, end: its share of the file: the file's bytes, shared out as the uncompressed sizes are. (Where its bytes
+            really begin is known to the columns alone, and asking them in a damaged footer can end the process: pyarrow
+            lets a C++ exception through.)
         rows: in the group.
         first_row: its number in the file.
         size_bytes: of all columns, uncompressed.
     """
 
     begin: int
+    end: int
     rows: int
     first_row: int
     size_bytes: int
@@ -89,7 +90,8 @@ def _read_group(
         with _damage_named():
             batches = file.iter_batches(batch_rows, row_groups=[number], columns=fields_of(source), use_threads=False)
             for batch in batches:
-                yield documents_of(source, batch, Place(path, row), bad)
+                input_bytes = (group.end - group.begin) * len(batch) // max(group.rows, 1)
+                yield replace(documents_of(source, batch, Place(path, row), bad), input_bytes=input_bytes)
                 row += len(batch)
     except DamagedFile as error:
         bad.found(lambda: f"{path}, from row {row} on", "damaged_row_group", str(error))
@@ -132,8 +134,9 @@ def _row_groups(metadata: pq.FileMetaData, file_bytes: int) -> list[_RowGroup]:
     groups, bytes_before, first_row = [], 0, 0
     for footer, size_bytes in zip(footers, sizes, strict=True):
         begin = min(file_bytes * bytes_before // max(sum(sizes), 1), file_bytes - 1)
-        rows = max(footer.num_rows, 0)
-        groups.append(_RowGroup(begin, rows, first_row, size_bytes))
         bytes_before += size_bytes
+        end = file_bytes * bytes_before // max(sum(sizes), 1)
+        rows = max(footer.num_rows, 0)
+        groups.append(_RowGroup(begin, end, rows, first_row, size_bytes))
         first_row += rows
     return groups
