@@ -108,7 +108,18 @@ class ParquetSource(_FileSource, RecordSource):
     kind: Literal["parquet"]
 
 
-AnySource = JsonlSource | ParquetSource
+class TextSource(_FileSource):
+    """Text files in UTF-8; plain, .gz, .zst, .bz2 or .xz.
+
+    Attributes:
+        separator: what stands between two documents of a file; without one a file is a document.
+    """
+
+    kind: Literal["text"]
+    separator: Annotated[str, Field(min_length=1)] | None = None
+
+
+AnySource = JsonlSource | ParquetSource | TextSource
 SourceConfig = Annotated[AnySource, Field(discriminator="kind")]
 
 

@@ -35,6 +35,7 @@ from foreword.errors import DataError
 MODULES = {
     "jsonl": "data_prep.sources.jsonl",
     "parquet": "data_prep.sources.parquet",
+    "text": "data_prep.sources.text",
 }
 
 
