@@ -5,10 +5,8 @@ the whole global batch, so the update does not depend on how the batch is cut in
 own averaging (over ranks and accumulation steps) is multiplied out again.
 """
 
-import io
 import logging
 import os
-from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -24,6 +22,9 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 import deepspeed  # noqa: E402
+
+# a collective for inference over shared memory, which DeepSpeed would compile for a minute at the first start
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 class Engine:
@@ -49,14 +50,13 @@ class Engine:
             eps=config.optimizer.eps,
             fused=parallel.device.type == "cuda",
         )
-        with redirect_stdout(io.StringIO()):  # it prints that it has compiled its shared-memory collective
-            self.deepspeed, *_ = deepspeed.initialize(
-                model=model,
-                optimizer=optimizer,
-                config=deepspeed_config(config, accumulation_steps),
-                mpu=parallel.mpu,
-                dist_init_required=False,
-            )
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(config, accumulation_steps),
+            mpu=parallel.mpu,
+            dist_init_required=False,
+        )
 
     @property
     def optimizer(self) -> Any:
