@@ -11,14 +11,12 @@ the first two stages, each its share of the slices, and a finishing run does the
 """
 
 import errno
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from data_prep.config import PrepConfig
 from data_prep.dedup import find_duplicates
@@ -28,6 +26,7 @@ from data_prep.pack_stage import PackedShard, PackTask, pack_window, read_marker
 from data_prep.plan import Plan, finished_corpus, make_plan, read_plan, refuse_changes, settle_plan
 from data_prep.report import write_report
 from data_prep.shards import size_problem, token_dtype
+from data_prep.stopping import stop_on_signals
 from data_prep.summarize import build_manifest
 from data_prep.tokenizers import load_tokenizer, save_tokenizer
 from data_prep.verify import verify_files
@@ -35,7 +34,7 @@ from data_prep.windows import SPLITS, SliceOfCorpus, plan_windows
 from data_prep.work import WORK_DIRECTORY, Work, task_work, whole_work
 from data_prep.workers import Workers
 from foreword.console import progress, say
-from foreword.errors import ConfigError, DataError, ForewordError, MachineError, StoppedOnRequest
+from foreword.errors import ConfigError, DataError, ForewordError, MachineError
 from foreword.files import fsync_directory
 
 _MACHINE_ERRORS = {
@@ -78,7 +77,7 @@ def prepare_task(config: PrepConfig, task: int, tasks: int) -> TaskDone:
     Raises: as `prepare` does.
     """
     output = Path(config.output)
-    with _machine_errors(output), _stop_on_signals():
+    with _machine_errors(output), stop_on_signals():
         if _finished(config, output):
             say(f"{output} is finished already, nothing to do")
             return TaskDone(0, 0)
@@ -103,7 +102,7 @@ def finish(config: PrepConfig) -> Manifest:
 
 def _whole(config: PrepConfig, only_finish: bool) -> Manifest:
     output = Path(config.output)
-    with _machine_errors(output), _stop_on_signals():
+    with _machine_errors(output), stop_on_signals():
         finished = _finished(config, output)
         if finished is None and only_finish and read_plan(output / WORK_DIRECTORY) is None:
             raise ConfigError("no task has run on this output", where=output, remedy="run `foreword prep` with --task")
@@ -231,25 +230,3 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     began = time.monotonic()
     yield
     seconds[stage] = time.monotonic() - began
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `StoppedOnRequest`, once; a second one has its usual effect."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-        raise StoppedOnRequest(
-            f"stopped on {signal.Signals(number).name}",
-            remedy="run the same command again, it continues with what is not done yet",
-        )
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,8 +1,8 @@
 """Tasks over processes: a pool that stops cleanly, dies with its parent, and says how far it is.
 
 Promise: results come as tasks finish; the order never matters to the caller. With one worker, or one task, the work is
-done in this process. Workers ignore SIGINT and SIGTERM (the parent decides) and end when the parent is gone, however it
-went.
+done in this process. Workers ignore SIGINT and SIGTERM (the parent decides), leave their tasks when it stops, and end
+when it is gone, however it went.
 """
 
 import multiprocessing
@@ -12,27 +12,44 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing.connection import wait as wait_for_handles
 from types import TracebackType
 from typing import Any, TypeVar
 
+from data_prep.stopping import stop_if_requested
 from foreword.console import Progress
-from foreword.errors import MachineError
+from foreword.errors import MachineError, StoppedOnRequest
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 PRELOADED = ["data_prep.prepare", "awkward", "gigatoken", "tokenizers"]
 POLL_S = 0.2
 
-_done: Any = None  # this process' view of the shared counter of finished work
+_shared: "_Shared | None" = None  # this process' view of it, set while it works
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all processes see: a counter of finished work, and whether to leave the current tasks."""
+
+    done: Any
+    stop: Any
 
 
 def report_progress(amount: int) -> None:
-    """Called inside a task: `amount` more units of the current work are done."""
-    if _done is not None:
-        with _done.get_lock():
-            _done.value += amount
+    """Called inside a task, where it may end: `amount` more units of the current work are done.
+
+    Raises:
+        StoppedOnRequest: the whole work is to stop.
+    """
+    if _shared is not None:
+        with _shared.done.get_lock():
+            _shared.done.value += amount
+        if _shared.stop.value:
+            raise StoppedOnRequest("stopped by the parent process")
+    stop_if_requested()
 
 
 class Workers:
@@ -43,16 +60,16 @@ class Workers:
         # started by a fork server: forking this process would be unsafe once it has threads, and a fresh interpreter
         # per worker would import everything again
         self._context = multiprocessing.get_context("forkserver")
-        self._counter = self._context.Value("q", 0)
+        self._shared = _Shared(self._context.Value("q", 0), self._context.Value("b", 0))
         self._executor: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Workers":
         if self.count > 1:
             self._context.set_forkserver_preload(PRELOADED)
             self._executor = ProcessPoolExecutor(
-                self.count, mp_context=self._context, initializer=_begin, initargs=(self._counter,)
+                self.count, mp_context=self._context, initializer=_begin, initargs=(self._shared,)
             )
-        _share(self._counter)
+        _share(self._shared)
         return self
 
     def __exit__(
@@ -60,6 +77,7 @@ class Workers:
     ) -> None:
         _share(None)
         if self._executor is not None:
+            self._shared.stop.value = int(kind is not None)
             self._executor.shutdown(wait=True, cancel_futures=True)
 
     def run(
@@ -78,15 +96,17 @@ class Workers:
 
         Raises:
             MachineError: a worker was killed.
+            StoppedOnRequest: a signal came.
             Exception: whatever a task raised; tasks not yet begun are dropped.
         """
-        with self._counter.get_lock():
-            self._counter.value = 0
+        with self._shared.done.get_lock():
+            self._shared.done.value = 0
         waiting = iter(items)
         first = list(islice(waiting, 2))
         waiting = chain(first, waiting)
         if self._executor is None or len(first) < 2:  # a single task is not worth starting a process for
             for item in waiting:
+                stop_if_requested()
                 result = function(item)
                 self._show(shown, scale)
                 yield item, result
@@ -94,6 +114,7 @@ class Workers:
         running: dict[Future[Result], Item] = {}
         try:
             while True:
+                stop_if_requested()
                 for item in islice(waiting, 2 * self.count - len(running)):
                     running[self._executor.submit(function, item)] = item
                 if not running:
@@ -113,19 +134,19 @@ class Workers:
 
     def _show(self, shown: Progress | None, scale: float) -> None:
         if shown is not None:
-            shown.update(self._counter.value / scale)
+            shown.update(self._shared.done.value / scale)
 
 
-def _begin(counter: Any) -> None:
-    _share(counter)
+def _begin(shared: _Shared) -> None:
+    _share(shared)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _share(counter: Any) -> None:
-    global _done
-    _done = counter
+def _share(shared: _Shared | None) -> None:
+    global _shared
+    _shared = shared
 
 
 def _end_with_parent() -> None:
