@@ -1,4 +1,4 @@
-"""Raw text -> normalised text, and the documents that are too short or too long left out.
+"""Raw text -> normalised text, and documents of unwanted length or quality left out.
 
 What comes in: `Documents`. What goes out: `Documents` whose text is normalised, and a count per reason of those left
 out. Promise: work is done only on text that needs it; a batch of plain ASCII passes at the speed of a scan.
@@ -7,6 +7,7 @@ out. Promise: work is done only on text that needs it; a batch of plain ASCII pa
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,35 +16,47 @@ import pyarrow.compute as pc
 
 from data_prep.arrays import mask_to_arrow, mask_to_numpy, to_arrow, to_numpy
 from data_prep.config import TextConfig
-from data_prep.documents import Documents, buffers, string_array
+from data_prep.documents import Documents, buffers, leave_out, string_array
 
 # C0 and C1 controls and DEL; tab, newline and carriage return are text
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _IS_CONTROL_BYTE = np.array([(code < 32 and chr(code) not in "\t\n\r") or code == 127 for code in range(256)])
 
 
-def clean(documents: Documents, config: TextConfig) -> tuple[Documents, Counter[str]]:
-    """Normalise every part and leave out documents outside the configured lengths in characters.
+def clean(
+    documents: Documents, config: TextConfig, judged: bool = True
+) -> tuple[Documents, Counter[str], Counter[str]]:
+    """Normalise every part, and leave out documents of unwanted length or quality.
+
+    Args:
+        documents: raw text.
+        config: what to do.
+        judged: whether the quality rules are meant for these documents; then each has one part.
 
     Returns:
-        The documents that stay, and how many were left out by reason: "empty", "too_few_chars", "too_many_chars".
+        The documents that stay; reason -> documents left out; and what quality rules took out of documents' text:
+        reason -> lines, and citation marks.
     """
     documents = replace(documents, texts=normalize(documents.texts, config))
+    documents, dropped = leave_out(documents, _length_faults(documents, config))
+    removed: Counter[str] = Counter()
+    if judged and config.quality.is_on and len(documents):
+        from data_prep.quality.rules import apply_rules
+
+        documents, low_quality, removed = apply_rules(documents, config.quality)
+        documents, too_short_now = leave_out(documents, _length_faults(documents, config))
+        dropped += low_quality + too_short_now
+    return documents, dropped, removed
+
+
+def _length_faults(documents: Documents, config: TextConfig) -> Iterator[tuple[str, np.ndarray]]:
     data_offsets = buffers(documents.texts)[1]
-    sizes = data_offsets[documents.part_ptr[1:]] - data_offsets[documents.part_ptr[:-1]]
-    reasons = [("empty", sizes == 0)]
+    yield "empty", data_offsets[documents.part_ptr[1:]] == data_offsets[documents.part_ptr[:-1]]
     if config.min_chars > 1 or config.max_chars is not None:
         chars = _sum_parts(to_numpy(pc.utf8_length(documents.texts)), documents.part_ptr)
-        reasons.append(("too_few_chars", chars < config.min_chars))
+        yield "too_few_chars", chars < config.min_chars
         if config.max_chars is not None:
-            reasons.append(("too_many_chars", chars > config.max_chars))
-    keep = np.ones(len(documents), dtype=bool)
-    dropped: Counter[str] = Counter()
-    for reason, applies in reasons:
-        if count := int((keep & applies).sum()):
-            dropped[reason] += count
-            keep &= ~applies
-    return documents.select(keep), dropped
+            yield "too_many_chars", chars > config.max_chars
 
 
 def normalize(texts: pa.LargeStringArray, config: TextConfig) -> pa.LargeStringArray:

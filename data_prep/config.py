@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from data_prep.quality.thresholds import QualityConfig
 from foreword.config import Section
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -131,6 +132,7 @@ class TextConfig(Section):
         control_characters: C0 and C1 controls other than tab, newline and carriage return: "remove" or "keep".
         min_chars, max_chars: bounds on a document's characters, after normalisation.
         min_tokens, max_tokens: bounds on its tokens, without the end-of-document token.
+        quality: the standard heuristics of Gopher and C4, off unless named.
     """
 
     normalization: Literal["nfc", "none"] = "nfc"
@@ -139,6 +141,7 @@ class TextConfig(Section):
     max_chars: PositiveInt | None = None
     min_tokens: PositiveInt = 1
     max_tokens: PositiveInt | None = None
+    quality: QualityConfig = QualityConfig()
 
 
 class TokenizerConfig(Section):

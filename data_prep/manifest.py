@@ -68,6 +68,7 @@ class SourceInfo(_Record):
         tokens: tokens of the kept documents, each with its end-of-document token.
         text_bytes: UTF-8 bytes of the kept documents' text.
         dropped: reason -> number of documents or records left out.
+        removed: reason -> lines (and citation marks) that quality rules took out of documents.
     """
 
     name: str
@@ -80,6 +81,7 @@ class SourceInfo(_Record):
     tokens: int
     text_bytes: int
     dropped: dict[str, int]
+    removed: dict[str, int] = {}
 
 
 class ShardInfo(_Record):

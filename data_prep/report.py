@@ -49,6 +49,11 @@ packing <code>{{ packing.policy }}</code>, seed {{ seed }}.</p>
 {% for source, reason, count in dropped %}<tr><td>{{ source }}</td><td>{{ reason }}</td>
 <td>{{ "{:,}".format(count) }}</td></tr>
 {% endfor %}</table>{% else %}<p>Nothing.</p>{% endif %}
+{% if removed %}<h2>Taken out of documents by quality rules</h2>
+<table><tr><th>source</th><th>reason</th><th>lines</th></tr>
+{% for source, reason, count in removed %}<tr><td>{{ source }}</td><td>{{ reason }}</td>
+<td>{{ "{:,}".format(count) }}</td></tr>
+{% endfor %}</table>{% endif %}
 {% for title, unit, bars in histograms %}<h2>{{ title }}</h2>
 <table class="bars"><tr><th>{{ unit }}</th><th>count</th><th></th></tr>
 {% for label, count, share in bars %}<tr><td>{{ label }}</td><td>{{ "{:,}".format(count) }}</td>
@@ -82,6 +87,9 @@ def write_report(output: Path, manifest: Manifest, shards: Sequence[PackedShard]
         ],
         dropped=[
             (source.name, reason, count) for source in manifest.sources for reason, count in source.dropped.items()
+        ],
+        removed=[
+            (source.name, reason, count) for source in manifest.sources for reason, count in source.removed.items()
         ],
         input_bytes=sum(file.size for source in manifest.sources for file in source.files.values()),
         seconds=seconds,

@@ -40,6 +40,7 @@ class SliceRecord:
         records: records read, unusable ones included.
         documents: documents kept so far (duplicates are found later).
         dropped: reason -> documents or records left out.
+        removed: reason -> lines (and citation marks) that quality rules took out of documents.
         prefixes_cut: prefixes that were cut from the left to fit a row.
         seconds: how long one process worked on it.
         sizes, checksums: of the two files, by their endings.
@@ -48,6 +49,7 @@ class SliceRecord:
     records: int = 0
     documents: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    removed: Counter[str] = field(default_factory=Counter)
     prefixes_cut: int = 0
     seconds: float = 0.0
     sizes: dict[str, int] = field(default_factory=dict)
@@ -103,7 +105,8 @@ def read_record(directory: Path, name: str) -> SliceRecord | None:
     """The record of a finished slice, or None."""
     try:
         values: dict[str, Any] = json.loads((directory / f"{name}.json").read_bytes())
-        return SliceRecord(**{**values, "dropped": Counter(values["dropped"])})
+        counters = {name: Counter(values[name]) for name in ("dropped", "removed")}
+        return SliceRecord(**{**values, **counters})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 

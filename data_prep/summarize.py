@@ -65,11 +65,13 @@ def _source_info(
 ) -> SourceInfo:
     source = config.sources[number]
     dropped: Counter[str] = Counter()
+    removed: Counter[str] = Counter()
     records = 0
     for piece, record in zip(tokenized.slices, tokenized.records, strict=True):
         if piece.source == number:
             records += record.records
             dropped += record.dropped
+            removed += record.removed
             dropped["duplicate"] += len(dropped_between(duplicates, piece.first, piece.first + piece.count))
     counts = [shard.sources[number] for shard in shards if number in shard.sources]
     return SourceInfo(
@@ -87,4 +89,5 @@ def _source_info(
         tokens=sum(count.tokens for count in counts),
         text_bytes=sum(count.text_bytes for count in counts),
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
+        removed=dict(sorted(removed.items())),
     )

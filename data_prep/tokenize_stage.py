@@ -82,6 +82,7 @@ def tokenize_slice(task: TokenizeTask) -> SliceRecord:
         DataError: a record that is refused, or a fast engine that differs from the reference.
     """
     config, source = task.config, task.config.sources[task.source]
+    policy = prefix_policy(source)
     tokenizer, engine = _engine_of(task.tokenizer)
     bad = BadRecords(refuse=config.on_bad_record == "refuse")
     reported = 0
@@ -89,10 +90,11 @@ def tokenize_slice(task: TokenizeTask) -> SliceRecord:
         record = writer.record
         for batch in module_of(source.kind).read(source, task.path, task.begin, task.end, bad):
             record.records += len(batch)
-            documents, dropped = clean(batch, config.text)
+            documents, dropped, removed = clean(batch, config.text, judged=not isinstance(policy, FieldPrefix))
             record.dropped += dropped
+            record.removed += removed
             if len(documents):
-                encode_batch(documents, config, prefix_policy(source), tokenizer, engine, writer, task.path)
+                encode_batch(documents, config, policy, tokenizer, engine, writer, task.path)
             report_progress(batch.input_bytes)
             reported += batch.input_bytes
         record.records += sum(bad.counts.values())

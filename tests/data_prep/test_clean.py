@@ -35,14 +35,14 @@ def test_normalisation_equals_the_definition(texts, normalization, control_chara
 
 def test_documents_are_left_out_by_their_characters_and_counted():
     documents = Documents.from_texts(["", "\x00", "ab", "äöü", "abcdef"])
-    kept, dropped = clean(documents, TextConfig(min_chars=3, max_chars=5))
+    kept, dropped, _ = clean(documents, TextConfig(min_chars=3, max_chars=5))
     assert kept.texts.to_pylist() == ["äöü"]
     assert dropped == {"empty": 2, "too_few_chars": 1, "too_many_chars": 1}
 
 
 def test_the_parts_of_a_document_stay_together():
     documents = Documents.from_parts([["a", "b"], ["", ""], ["c", "", "d"]])
-    kept, dropped = clean(documents, TextConfig())
+    kept, dropped, _ = clean(documents, TextConfig())
     assert kept.texts.to_pylist() == ["a", "b", "c", "", "d"]
     assert kept.part_ptr.tolist() == [0, 2, 5]
     assert dropped == {"empty": 1}
