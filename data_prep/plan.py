@@ -152,7 +152,10 @@ def read_plan(work: Path) -> Plan | None:
 
 
 def refuse_changes(before: dict[str, Any], now: dict[str, Any], output: Path) -> None:
-    """ConfigError listing every value that differs between two nested configurations; nothing when none does."""
+    """ConfigError listing every value that differs between two nested configurations; nothing when none does.
+
+    A key that is not there counts as null, so that an option that comes new with a default of null changes nothing.
+    """
     old, new = _flatten(before), _flatten(now)
     changes = [
         f"{key.removeprefix('config.')}: {old.get(key, 'not set')} -> {new.get(key, 'not set')}"
@@ -177,4 +180,4 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
         return {k: v for key, inner in value.items() for k, v in _flatten(inner, f"{prefix}{key}.").items()}
     if isinstance(value, list) and value:
         return {k: v for i, inner in enumerate(value) for k, v in _flatten(inner, f"{prefix}{i}.").items()}
-    return {prefix.removesuffix("."): json.dumps(value)}
+    return {} if value is None else {prefix.removesuffix("."): json.dumps(value)}

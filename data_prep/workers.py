@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
+from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for_handles
 from types import TracebackType
 from typing import Any, TypeVar
@@ -66,6 +67,7 @@ class Workers:
     def __enter__(self) -> "Workers":
         if self.count > 1:
             self._context.set_forkserver_preload(PRELOADED)
+            _start_fork_server()
             self._executor = ProcessPoolExecutor(
                 self.count, mp_context=self._context, initializer=_begin, initargs=(self._shared,)
             )
@@ -123,7 +125,8 @@ class Workers:
                 self._show(shown, scale)
                 for future in finished:
                     yield running.pop(future), future.result()
-        except BrokenProcessPool:
+        except (BrokenProcessPool, EOFError, ConnectionError):  # the latter two: the fork server is gone
+            stop_if_requested()  # a signal may have gone to all processes at once
             raise MachineError(
                 "a worker process was killed, perhaps because memory ran out",
                 remedy="run the same command again, it continues; with fewer workers if it happens again",
@@ -135,6 +138,15 @@ class Workers:
     def _show(self, shown: Progress | None, scale: float) -> None:
         if shown is not None:
             shown.update(self._shared.done.value / scale)
+
+
+def _start_fork_server() -> None:
+    """Start it with SIGTERM blocked: schedulers send that to all processes, and nothing starts without the server."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(shared: _Shared) -> None:
