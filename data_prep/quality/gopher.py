@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.arrays import mask_to_numpy, to_numpy
+from data_prep.arrays import to_numpy
 from data_prep.quality.thresholds import GopherQuality, GopherRepetition
-from data_prep.quality.words import Ngrams, Words, ngrams, words_of
+from data_prep.quality.words import RepeatedNgrams, Words, repeated_ngrams, words_of
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 BULLETS = ("•", "-")
 ELLIPSES = ("...", "…")
+_STOP_WORD = re.compile(rf"\b(?:{'|'.join(STOP_WORDS)})\b", re.IGNORECASE)
 _PARAGRAPHS = re.compile(r"\n\s*\n")
 
 Fault = tuple[str, np.ndarray]
@@ -45,12 +46,10 @@ def quality_faults(texts: pa.LargeStringArray, rules: GopherQuality) -> Iterator
         ellipses = sum(_occurrences(texts, ellipsis) for ellipsis in ELLIPSES)
         yield "ellipses", ellipses / whole > rules.max_ellipses_per_word
     if rules.min_alphabetic_words is not None:
-        yield "non_alphabetic_words", words.sum_by_text(words.alphabetic) / whole < rules.min_alphabetic_words
+        yield "non_alphabetic_words", words.sum_by_text(words.with_letter()) / whole < rules.min_alphabetic_words
     if rules.min_stop_words is not None:
-        found = np.zeros(len(texts), dtype=np.int64)
-        for word in STOP_WORDS:
-            found += mask_to_numpy(pc.match_substring_regex(texts, rf"\b{word}\b", ignore_case=True))
-        yield "too_few_stop_words", found < rules.min_stop_words
+        few = [_has_few_stop_words(text, rules.min_stop_words) for text in texts.to_pylist()]
+        yield "too_few_stop_words", np.array(few)
     if rules.max_bullet_lines is not None:
         shares = _line_shares(texts, lambda line: line.startswith(BULLETS))
         yield "bullet_lines", shares > rules.max_bullet_lines
@@ -77,7 +76,7 @@ def repetition_faults(texts: pa.LargeStringArray, rules: GopherRepetition) -> It
         return
     words = words_of(texts)
     chars = np.maximum(words.sum_by_text(words.chars), 1)
-    for grams in ngrams(words, max(wanted)):
+    for grams in repeated_ngrams(words, max(wanted)):
         if grams.n in rules.max_top_ngram_chars:
             yield f"top_{grams.n}gram", _top_ngram_chars(words, grams) / chars > rules.max_top_ngram_chars[grams.n]
         if grams.n in rules.max_duplicate_ngram_chars:
@@ -87,6 +86,15 @@ def repetition_faults(texts: pa.LargeStringArray, rules: GopherRepetition) -> It
 
 def _occurrences(texts: pa.LargeStringArray, what: str) -> np.ndarray:
     return to_numpy(pc.count_substring(texts, what))
+
+
+def _has_few_stop_words(text: str, enough: int) -> bool:
+    found = set()
+    for match in _STOP_WORD.finditer(text):  # ordinary English has enough of them in its first sentence
+        found.add(match[0].lower())
+        if len(found) >= enough:
+            return False
+    return True
 
 
 def _line_shares(texts: pa.LargeStringArray, applies: Callable[[str], bool]) -> np.ndarray:
@@ -114,25 +122,19 @@ def _duplicates(pieces: list[str]) -> tuple[float, float]:
     return (len(pieces) - len(different)) / max(len(pieces), 1), repeated_chars / max(chars, 1)
 
 
-def _top_ngram_chars(words: Words, grams: Ngrams) -> np.ndarray:
+def _top_ngram_chars(words: Words, grams: RepeatedNgrams) -> np.ndarray:
     """int64 [texts]: characters in the most frequent n-gram that repeats; of equally frequent ones the longest."""
-    count = np.bincount(grams.number)[grams.number]
-    chars = _chars(words, grams)
+    before = np.concatenate([[0], np.cumsum(words.chars)])
+    chars = before[grams.first + grams.n] - before[grams.first]
     best = np.zeros(len(words.word_ptr) - 1, dtype=np.int64)
-    repeated = count > 1
-    np.maximum.at(best, words.text[grams.first[repeated]], count[repeated] << 32 | chars[repeated])
+    np.maximum.at(best, words.text[grams.first], grams.count << 32 | chars)
     return (best >> 32) * (best & 0xFFFFFFFF)
 
 
-def _duplicate_ngram_chars(words: Words, grams: Ngrams) -> np.ndarray:
+def _duplicate_ngram_chars(words: Words, grams: RepeatedNgrams) -> np.ndarray:
     """int64 [texts]: characters in repeats of n-grams, those in several of them counted once."""
     repeats = grams.first[grams.is_repeat]
     edges = np.zeros(len(words.text) + 1, dtype=np.int64)
     edges[repeats] += 1
     edges[repeats + grams.n] -= 1
     return words.sum_by_text(words.chars * (np.cumsum(edges[:-1]) > 0))
-
-
-def _chars(words: Words, grams: Ngrams) -> np.ndarray:
-    before = np.concatenate([[0], np.cumsum(words.chars)])
-    return before[grams.first + grams.n] - before[grams.first]

@@ -17,7 +17,7 @@ NgramShares = dict[Annotated[int, Field(ge=1, le=20)], Share]
 
 
 class GopherQuality(Section):
-    """Rae et al. 2021 (arXiv 2112.11446), appendix A.1, quality filtering. Words are what lies between whitespace.
+    """Rae et al. 2021 (arXiv 2112.11446), appendix A.1, quality filtering. A word is what lies between whitespace.
 
     Attributes:
         min_words, max_words: of a document.

@@ -1,17 +1,19 @@
-"""The words of a batch of documents as flat arrays, so that rules about words cost a few passes over memory.
+"""The words of a batch of texts as flat arrays, so that rules about words and n-grams are a few passes over memory.
 
-A word is what lies between ASCII whitespace (space, tab, newline, carriage return, vertical tab, form feed).
+A word is what lies between whitespace. Words are compared by 64-bit hashes of their text.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
-from data_prep.arrays import to_arrow, to_numpy
-from data_prep.documents import buffers
-from data_prep.gather import gather
+_LETTER = re.compile(r"[^\W\d_]")
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
 
 
 @dataclass(frozen=True)
@@ -19,91 +21,86 @@ class Words:
     """The words of a batch of texts, text by text.
 
     Attributes:
+        flat: the words themselves.
         text: int64 [words], which text a word belongs to.
         chars: int64 [words], its characters.
-        alphabetic: bool [words], whether it has a letter.
-        number: int64 [words], equal for equal words.
         word_ptr: int64 [texts + 1]: the words of text t are word_ptr[t]:word_ptr[t + 1].
     """
 
+    flat: list[str]
     text: np.ndarray
     chars: np.ndarray
-    alphabetic: np.ndarray
-    number: np.ndarray
     word_ptr: np.ndarray
 
     def sum_by_text(self, values: np.ndarray) -> np.ndarray:
         """Sums of a value per word (integers or bools [words]) over each text: int64 [texts]."""
         return np.bincount(self.text, weights=values, minlength=len(self.word_ptr) - 1).astype(np.int64)
 
+    def with_letter(self) -> np.ndarray:
+        """bool [words]: which ones have at least one letter."""
+        found = np.fromiter(map(str.isalpha, self.flat), bool, len(self.flat))
+        for index in np.flatnonzero(~found).tolist():
+            found[index] = _LETTER.search(self.flat[index]) is not None
+        return found
+
 
 def words_of(texts: pa.LargeStringArray) -> Words:
     """Find the words of every text."""
-    data, offsets = buffers(texts)
-    in_word = (data != 32) & (data - np.uint8(9) >= 5)  # 9 to 13 are the other whitespace; unsigned, so it wraps
-    before = np.empty_like(in_word)
-    before[1:] = in_word[:-1]
-    before[offsets[:-1][offsets[:-1] < len(data)]] = False
-    starts = np.flatnonzero(in_word & ~before)
-    word_ptr = np.searchsorted(starts, offsets)
-    text = np.repeat(np.arange(len(texts)), np.diff(word_ptr))
-    if not len(starts):
-        empty = np.empty(0, np.int64)
-        return Words(text, empty, empty.astype(bool), empty, word_ptr)
-    # each stretch ends where the next word starts; what lies between counts nothing
-    size = np.add.reduceat(in_word, starts, dtype=np.int64)
-    chars = size
-    letters = np.logical_or.reduceat((data | 32) - np.uint8(97) < 26, starts)
-    if (data >= 0x80).any():
-        chars = np.add.reduceat(in_word & (data & 0xC0 != 0x80), starts, dtype=np.int64)
-        unclear = np.flatnonzero(~letters & (chars != size))
-        letters[unclear] = [any(map(str.isalpha, word)) for word in _strings(data, starts[unclear], size[unclear])]
-    word_offsets = np.concatenate([[0], np.cumsum(size)])
-    flat = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(starts), [None, pa.py_buffer(word_offsets), pa.py_buffer(gather(data, starts, size))]
-    )
-    return Words(text, chars, letters, to_numpy(flat.dictionary_encode().indices).astype(np.int64), word_ptr)
+    lists = [text.split() for text in texts.to_pylist()]
+    word_ptr = np.zeros(len(lists) + 1, dtype=np.int64)
+    np.cumsum(np.fromiter(map(len, lists), np.int64, len(lists)), out=word_ptr[1:])
+    flat = list(chain.from_iterable(lists))
+    chars = np.fromiter(map(len, flat), np.int64, len(flat))
+    return Words(flat, np.repeat(np.arange(len(lists)), np.diff(word_ptr)), chars, word_ptr)
 
 
 @dataclass(frozen=True)
-class Ngrams:
-    """All n-grams of words of a batch, none of them across two texts.
+class RepeatedNgrams:
+    """Every occurrence of the n-grams that occur more than once in their text.
 
     Attributes:
         n: words in each.
-        first: int64 [n-grams], their first words.
-        number: int64 [n-grams], equal for equal n-grams of the same text and only for those; counted by appearance.
+        first: int64 [occurrences], the first word of each.
+        count: int64 [occurrences], how often the n-gram occurs in its text.
+        is_repeat: bool [occurrences], whether it occurs earlier in its text.
     """
 
     n: int
     first: np.ndarray
-    number: np.ndarray
-
-    @property
-    def is_repeat(self) -> np.ndarray:
-        """bool [n-grams]: whether the same one stands earlier in its text."""
-        highest_before = np.maximum.accumulate(np.concatenate([[-1], self.number[:-1]]))
-        return self.number <= highest_before
+    count: np.ndarray
+    is_repeat: np.ndarray
 
 
-def ngrams(words: Words, largest: int) -> Iterator[Ngrams]:
-    """The n-grams for n = 1, 2, ..., largest; a number comes from that of the first n - 1 words and the last one's."""
-    first = np.arange(len(words.text))
-    number = _numbered(words.text, words.number)
-    yield Ngrams(1, first, number)
+def repeated_ngrams(words: Words, largest: int) -> Iterator[RepeatedNgrams]:
+    """The repeated n-grams for n = 1, 2, ..., largest.
+
+    An n-gram can only be repeated where both of its (n - 1)-grams are, so that in ordinary text few remain to be
+    looked at as n grows.
+    """
+    hashes = map(xxhash.xxh3_64_intdigest, map(str.encode, words.flat))
+    word_hash = np.fromiter(hashes, np.uint64, len(words.flat))
+    key = word_hash + words.text.astype(np.uint64) * _MULTIPLIER  # equal words of different texts are different
     end = words.word_ptr[1:][words.text]
-    for n in range(2, largest + 1):
-        inside = first + n <= end[first]
-        first = first[inside]
-        number = _numbered(number[inside], words.number[first + n - 1])
-        yield Ngrams(n, first, number)
+    first = np.arange(len(words.flat))
+    for n in range(1, largest + 1):
+        found = _repeated(n, first, key)
+        yield found
+        is_left = np.zeros(len(words.flat) + 1, dtype=bool)
+        is_left[found.first] = True
+        stays = is_left[first] & is_left[first + 1] & (first + n < end[first])
+        first = first[stays]
+        key = key[stays] * _MULTIPLIER + word_hash[first + n]
 
 
-def _numbered(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Pairs of numbers below 2^31 -> one number each, equal for equal pairs, counted by their first appearance."""
-    return to_numpy(to_arrow(high << 32 | low).dictionary_encode().indices).astype(np.int64)
-
-
-def _strings(data: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> list[str]:
-    content = data.tobytes()
-    return [content[start : start + size].decode() for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)]
+def _repeated(n: int, first: np.ndarray, key: np.ndarray) -> RepeatedNgrams:
+    """Of n-grams with their keys, those whose key occurs more than once."""
+    order = np.argsort(key)
+    in_order = key[order]
+    starts = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1]]) if len(key) else [])
+    sizes = np.diff(np.append(starts, len(key)))
+    size_of = np.repeat(sizes, sizes)
+    order, sizes = order[size_of > 1], sizes[sizes > 1]
+    if not len(order):
+        return RepeatedNgrams(n, order, order, order.astype(bool))
+    earliest = np.minimum.reduceat(order, np.cumsum(sizes) - sizes)
+    return RepeatedNgrams(n, first[order], np.repeat(sizes, sizes), order != np.repeat(earliest, sizes))
