@@ -1,22 +1,25 @@
 """Stage 2: exact duplicates over the whole corpus, in bounded memory.
 
-What comes in: the content hashes of all slices. What goes out: sorted global indices of the documents to leave out.
-Promise: of equal documents the first in canonical order stays, whatever the number of workers or buckets.
+What comes in: the content hashes of all slices. What goes out: `Duplicates`, the global indices of the documents to
+leave out. Promise: of equal documents the first in canonical order stays, whatever the number of workers or buckets.
 
-Two passes, an external sort: runs of at most `RUN_DOCUMENTS` documents are sorted by hash; then each bucket, a range
-of hashes, is read out of every run and searched. 24 bytes per document lie on disk, and a worker holds about 64 bytes
-for each document of one run or one bucket: half a gigabyte, whatever the size of the corpus.
+Two passes, an external sort. Runs of at most `RUN_DOCUMENTS` documents are sorted by hash, and copies inside a run are
+found; then each bucket, a range of hashes, is read out of every run and searched for copies between runs. A run hands
+on each hash once, so a bucket stays small even when one document is most of the corpus. 24 bytes per document lie on
+disk, and a worker holds about 64 bytes for each document of one run or one bucket: half a gigabyte, whatever the size
+of the corpus.
 
 Hashes have 128 bits: among 10^12 different documents the chance that any two collide is below 10^-14.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from data_prep.shards import write_array
 from data_prep.slices import map_documents
 from data_prep.workers import Workers
 
@@ -32,6 +35,7 @@ class _Run:
     names: tuple[str, ...]
     first: int
     output: Path
+    copies: Path
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,37 @@ class _Bucket:
     runs: tuple[Path, ...]
     low: int
     high: int
-    output: Path
+    copies: Path
+
+
+class Duplicates:
+    """The documents to leave out, in files that are mapped at their first use.
+
+    Args:
+        paths: .npy files, each a sorted uint64 array of global indices; an index is in at most one of them.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+        self._mapped: list[np.ndarray] | None = None
+
+    def between(self, begin: int, end: int) -> np.ndarray:
+        """uint64: the global indices to leave out in [begin, end), in no particular order."""
+        if self._mapped is None:
+            self._mapped = [np.load(path, mmap_mode="r") for path in self.paths]
+        found = [np.empty(0, np.uint64)]
+        for indices in self._mapped:
+            low, high = np.searchsorted(indices, np.array([begin, end], dtype=np.uint64))
+            found.append(np.asarray(indices[low:high]))
+        return np.concatenate(found)
+
+    def __getstate__(self) -> dict:
+        return {"paths": self.paths, "_mapped": None}  # a worker maps the files itself
 
 
 def find_duplicates(
     workers: Workers, slices: Path, names: Sequence[str], counts: Sequence[int], directory: Path
-) -> list[Path]:
+) -> Duplicates:
     """Find exact duplicates.
 
     Args:
@@ -54,43 +83,38 @@ def find_duplicates(
         names, counts: the slices and their numbers of documents, in canonical order; the global index of a document
             counts through them.
         directory: where the results and temporary files go.
-
-    Returns:
-        One .npy file per bucket, each a sorted uint64 array of global indices to leave out.
     """
-    groups: list[_Run] = []
-    first = index = 0
-    pending: list[str] = []
-    for name, count in zip(names, counts, strict=True):
-        if pending and index + count - first > RUN_DOCUMENTS:
-            groups.append(_Run(slices, tuple(pending), first, directory / f"run-{len(groups):05d}.npy"))
-            pending, first = [], index
-        pending.append(name)
-        index += count
-    groups.append(_Run(slices, tuple(pending), first, directory / f"run-{len(groups):05d}.npy"))
-    for _ in workers.run(_sort_run, groups):
+    runs = [
+        _Run(slices, group, first, directory / f"run-{at:05d}.npy", directory / f"copies-in-run-{at:05d}.npy")
+        for at, (group, first) in enumerate(_grouped(names, counts))
+    ]
+    for _ in workers.run(_sort_run, runs):
         pass
-    runs = tuple(group.output for group in groups)
-    edges = [(2**64 * number) // len(groups) for number in range(len(groups) + 1)]
+    sorted_runs = tuple(run.output for run in runs)
+    edges = [(2**64 * number) // len(runs) for number in range(len(runs) + 1)]
     buckets = [
-        _Bucket(runs, low, high - 1, directory / f"duplicates-{number:05d}.npy")
+        _Bucket(sorted_runs, low, high - 1, directory / f"copies-between-runs-{number:05d}.npy")
         for number, (low, high) in enumerate(pairwise(edges))
+        if len(runs) > 1
     ]
     for _ in workers.run(_search_bucket, buckets):
         pass
-    for run in runs:
-        run.unlink()
-    return [bucket.output for bucket in buckets]
+    for path in sorted_runs:
+        path.unlink()
+    return Duplicates([*(run.copies for run in runs), *(bucket.copies for bucket in buckets)])
 
 
-def dropped_between(duplicates: Sequence[Path], begin: int, end: int) -> np.ndarray:
-    """uint64: the global indices to leave out in [begin, end), from the files of `find_duplicates`."""
-    found = []
-    for path in duplicates:
-        indices = np.load(path, mmap_mode="r")
-        low, high = np.searchsorted(indices, np.array([begin, end], dtype=np.uint64))
-        found.append(np.asarray(indices[low:high]))
-    return np.concatenate([np.empty(0, np.uint64), *found])
+def _grouped(names: Sequence[str], counts: Sequence[int]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Consecutive slices of at most `RUN_DOCUMENTS` documents together, or one, and their first document's index."""
+    group: list[str] = []
+    first = index = 0
+    for name, count in zip(names, counts, strict=True):
+        if group and index + count - first > RUN_DOCUMENTS:
+            yield tuple(group), first
+            group, first = [], index
+        group.append(name)
+        index += count
+    yield tuple(group), first
 
 
 def _sort_run(run: _Run) -> None:
@@ -102,7 +126,9 @@ def _sort_run(run: _Run) -> None:
         hashed["hash_lo"][at : at + len(part)] = part["hash_lo"]
         at += len(part)
     hashed["index"] = np.arange(run.first, run.first + len(hashed), dtype=np.uint64)
-    np.save(run.output, hashed[np.argsort(hashed["hash_hi"], kind="stable")])
+    hashed, copies = _without_copies(hashed)
+    write_array(run.output, hashed)
+    write_array(run.copies, copies)
 
 
 def _search_bucket(bucket: _Bucket) -> None:
@@ -112,13 +138,22 @@ def _search_bucket(bucket: _Bucket) -> None:
         low = np.searchsorted(run["hash_hi"], np.uint64(bucket.low), side="left")
         high = np.searchsorted(run["hash_hi"], np.uint64(bucket.high), side="right")
         parts.append(np.asarray(run[low:high]))
-    hashed = np.concatenate(parts)
+    write_array(bucket.copies, _without_copies(np.concatenate(parts))[1])
+
+
+def _without_copies(hashed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The documents sorted by `hash_hi` with the first of each kind, and the sorted indices of its copies.
+
+    Args:
+        hashed: `_HASHED` [documents] in any order.
+    """
     hashed = hashed[np.argsort(hashed["hash_hi"], kind="stable")]
     equal = hashed["hash_hi"][1:] == hashed["hash_hi"][:-1]
-    candidates = hashed[np.append(equal, False) | np.append(False, equal)] if len(hashed) else hashed
-    order = np.lexsort((candidates["index"], candidates["hash_lo"], candidates["hash_hi"]))
-    candidates = candidates[order]
-    repeated = (candidates["hash_hi"][1:] == candidates["hash_hi"][:-1]) & (
-        candidates["hash_lo"][1:] == candidates["hash_lo"][:-1]
-    )
-    np.save(bucket.output, np.sort(candidates["index"][1:][repeated]))
+    candidates = np.flatnonzero(np.append(equal, False) | np.append(False, equal)) if len(hashed) else np.arange(0)
+    # only these few are compared by all 128 bits, and by index, so that the first one stays
+    found = hashed[candidates]
+    order = np.lexsort((found["index"], found["hash_lo"], found["hash_hi"]))
+    ordered = found[order]
+    repeated = (ordered["hash_hi"][1:] == ordered["hash_hi"][:-1]) & (ordered["hash_lo"][1:] == ordered["hash_lo"][:-1])
+    copies = order[1:][repeated]
+    return np.delete(hashed, candidates[copies]), np.sort(found["index"][copies])

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from data_prep.config import PrepConfig, prefix_policy
+from data_prep.dedup import Duplicates
 from data_prep.gather import gather
 from data_prep.manifest import ShardInfo
 from data_prep.pack import Packed, pack
@@ -64,7 +65,7 @@ class PackTask:
         config: the preparation.
         window: which documents.
         slices: where the tokenized slices lie.
-        duplicates: the files of `find_duplicates`.
+        duplicates: what to leave out.
         vocab_size, pad_id: of the tokenizer.
         corpus: where the shard goes.
         marker: written last; a shard with a marker is finished.
@@ -73,7 +74,7 @@ class PackTask:
     config: PrepConfig
     window: Window
     slices: Path
-    duplicates: tuple[Path, ...]
+    duplicates: Duplicates
     vocab_size: int
     pad_id: int
     corpus: Path

@@ -11,30 +11,23 @@ the first two stages, each its share of the slices, and a finishing run does the
 """
 
 import errno
-import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.assemble import assemble, timed
 from data_prep.config import PrepConfig
-from data_prep.dedup import find_duplicates
-from data_prep.first_stage import Tokenized, collect, refuse_missing, run_first_stage
+from data_prep.first_stage import collect, refuse_missing, run_first_stage
 from data_prep.manifest import TOKENIZER_DIRECTORY, Manifest, TokenizerInfo
-from data_prep.pack_stage import PackedShard, PackTask, pack_window, read_marker
 from data_prep.plan import Plan, finished_corpus, make_plan, read_plan, refuse_changes, settle_plan
 from data_prep.report import write_report
-from data_prep.shards import size_problem, token_dtype
 from data_prep.stopping import stop_on_signals
-from data_prep.summarize import build_manifest
 from data_prep.tokenizers import load_tokenizer, save_tokenizer
-from data_prep.verify import verify_files
-from data_prep.windows import SPLITS, SliceOfCorpus, plan_windows
 from data_prep.work import WORK_DIRECTORY, Work, task_work, whole_work
 from data_prep.workers import Workers
-from foreword.console import progress, say
-from foreword.errors import ConfigError, DataError, ForewordError, MachineError
+from foreword.console import say
+from foreword.errors import ConfigError, ForewordError, MachineError
 from foreword.files import fsync_directory
 
 _MACHINE_ERRORS = {
@@ -128,86 +121,22 @@ def _begin(config: PrepConfig, output: Path, work: Work) -> tuple[Plan, Tokenize
 
 
 def _prepare(config: PrepConfig, output: Path, work: Work, only_finish: bool) -> Manifest:
-    started = time.monotonic()
     seconds: dict[str, float] = {}
-    plan, info = _begin(config, output, work)
-    with Workers(config.workers) as workers:
-        with _timed(seconds, "tokenize"):
-            if only_finish:
-                refuse_missing(plan, work, workers)
-            else:
-                every_slice = range(len(plan.slices))
-                run_first_stage(config, plan, every_slice, output / TOKENIZER_DIRECTORY, work, workers)
-            tokenized = collect(plan, work)
-        if not sum(piece.count for piece in tokenized.slices):
-            dropped = sum((record.dropped for record in tokenized.records), Counter())
-            what = f"all were left out: {dict(dropped)}" if dropped else "the input is empty"
-            raise DataError(f"no documents, {what}", where=output, remedy="check the sources and the text limits")
-        with _timed(seconds, "deduplicate"):
-            duplicates = _deduplicate(config, tokenized.slices, work, workers)
-        with _timed(seconds, "pack"):
-            shards = _pack(config, info, tokenized, duplicates, output, work, workers)
-        manifest = build_manifest(config, plan, info, tokenized, duplicates, shards)
-        with _timed(seconds, "verify"):
-            problems = verify_files(output, manifest, workers)
-        if problems:
-            raise DataError("what was written is not what is on the disk:\n" + "\n".join(problems), where=output)
-    seconds["total"] = time.monotonic() - started
+    with timed(seconds, "total"):
+        plan, info = _begin(config, output, work)
+        with Workers(config.workers) as workers:
+            with timed(seconds, "tokenize"):
+                if only_finish:
+                    refuse_missing(plan, work, workers)
+                else:
+                    every_slice = range(len(plan.slices))
+                    run_first_stage(config, plan, every_slice, output / TOKENIZER_DIRECTORY, work, workers)
+                tokenized = collect(plan, work)
+            manifest, shards = assemble(config, plan, info, tokenized, output, work, workers, seconds)
     write_report(output, manifest, shards, seconds)
     fsync_directory(output)
     manifest.save(output)
     return manifest
-
-
-def _deduplicate(config: PrepConfig, slices: list[SliceOfCorpus], work: Work, workers: Workers) -> tuple[Path, ...]:
-    """Stage 2; always done anew, it takes seconds where the others take hours."""
-    if not config.deduplicate:
-        return ()
-    names, counts = [piece.name for piece in slices], [piece.count for piece in slices]
-    return tuple(find_duplicates(workers, work.slices, names, counts, work.dedup))
-
-
-def _pack(
-    config: PrepConfig,
-    tokenizer: TokenizerInfo,
-    tokenized: Tokenized,
-    duplicates: tuple[Path, ...],
-    output: Path,
-    work: Work,
-    workers: Workers,
-) -> list[PackedShard]:
-    """Stage 3 for every window whose shard is not there yet; the shards in split and number order."""
-    for split in SPLITS:
-        (output / split).mkdir(exist_ok=True)
-    finished: list[PackedShard] = []
-
-    def missing() -> Iterator[PackTask]:
-        for window in plan_windows(config, work.slices, tokenized.slices, duplicates):
-            marker = work.shards / f"{window.split}-{window.name}.json"
-            shard = read_marker(marker)
-            if shard is not None and not any(size_problem(output / name, f) for name, f in shard.info.files.items()):
-                finished.append(shard)
-                continue
-            yield PackTask(
-                config=config,
-                window=window,
-                slices=work.slices,
-                duplicates=duplicates,
-                vocab_size=tokenizer.vocab_size,
-                pad_id=tokenizer.pad_id,
-                corpus=output,
-                marker=marker,
-            )
-
-    itemsize = token_dtype(tokenizer.vocab_size).itemsize
-    tokens = sum(record.sizes["tokens"] for record in tokenized.records) // itemsize
-    with progress("pack", tokens / 1e6, "M tokens") as shown:
-        finished += [shard for _, shard in workers.run(pack_window, missing(), shown, scale=1e6)]
-        shown.update(tokens / 1e6)  # duplicates were in the estimate
-    for split in SPLITS:
-        if not any(shard.split == split for shard in finished):
-            (output / split).rmdir()
-    return sorted(finished, key=lambda shard: (SPLITS.index(shard.split), int(shard.info.name)))
 
 
 @contextmanager
@@ -223,10 +152,3 @@ def _machine_errors(output: Path) -> Iterator[None]:
             where=error.filename or output,
             remedy=f"{_MACHINE_ERRORS[error.errno]} and run the same command again, it continues",
         ) from None
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    seconds[stage] = time.monotonic() - began

@@ -1,10 +1,9 @@
 """What finished slices and shards say -> the manifest: a pure sum, in which nothing depends on time or machine."""
 
 from collections import Counter
-from pathlib import Path
 
 from data_prep.config import PrepConfig, prefix_policy
-from data_prep.dedup import dropped_between
+from data_prep.dedup import Duplicates
 from data_prep.first_stage import Tokenized
 from data_prep.manifest import FileInfo, Manifest, SourceInfo, SplitInfo, TokenizerInfo
 from data_prep.pack_stage import PackedShard
@@ -18,13 +17,13 @@ def build_manifest(
     plan: Plan,
     tokenizer: TokenizerInfo,
     tokenized: Tokenized,
-    duplicates: tuple[Path, ...],
+    duplicates: Duplicates,
     shards: list[PackedShard],
 ) -> Manifest:
     """Add up what slices and shards say.
 
     Args:
-        duplicates: the files of `find_duplicates`.
+        duplicates: what was left out.
         shards: all of them, in split and number order.
     """
     splits = {}
@@ -60,7 +59,7 @@ def _source_info(
     plan: Plan,
     number: int,
     tokenized: Tokenized,
-    duplicates: tuple[Path, ...],
+    duplicates: Duplicates,
     shards: list[PackedShard],
 ) -> SourceInfo:
     source = config.sources[number]
@@ -72,7 +71,7 @@ def _source_info(
             records += record.records
             dropped += record.dropped
             removed += record.removed
-            dropped["duplicate"] += len(dropped_between(duplicates, piece.first, piece.first + piece.count))
+            dropped["duplicate"] += len(duplicates.between(piece.first, piece.first + piece.count))
     counts = [shard.sources[number] for shard in shards if number in shard.sources]
     return SourceInfo(
         name=str(source.name),

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.config import PrepConfig
-from data_prep.dedup import dropped_between
+from data_prep.dedup import Duplicates
 from data_prep.keyed import keyed_bits, to_unit
 from data_prep.slices import map_documents
 
@@ -84,7 +84,7 @@ def copies_of(documents: np.ndarray, split: np.ndarray, weight: float, seed: int
 
 
 def members(
-    documents: np.ndarray, stretch: Stretch, split: int, duplicates: Sequence[Path], config: PrepConfig
+    documents: np.ndarray, stretch: Stretch, split: int, duplicates: Duplicates, config: PrepConfig
 ) -> np.ndarray:
     """bool [stretch.end - stretch.begin]: which documents of a stretch belong to the window.
 
@@ -95,7 +95,7 @@ def members(
 
 
 def plan_windows(
-    config: PrepConfig, directory: Path, slices: Sequence[SliceOfCorpus], duplicates: Sequence[Path]
+    config: PrepConfig, directory: Path, slices: Sequence[SliceOfCorpus], duplicates: Duplicates
 ) -> Iterator[Window]:
     """Cut each split's documents into windows of about `shard_tokens` tokens; a window ends with a whole document."""
     numbers, tokens = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
@@ -129,13 +129,11 @@ def plan_windows(
             yield Window(split, numbers[split], tuple(stretches))
 
 
-def _split_or_none(
-    documents: np.ndarray, stretch: Stretch, duplicates: Sequence[Path], config: PrepConfig
-) -> np.ndarray:
+def _split_or_none(documents: np.ndarray, stretch: Stretch, duplicates: Duplicates, config: PrepConfig) -> np.ndarray:
     """int [documents]: index into SPLITS, or -1 for duplicates and documents that do not appear a `copy`-th time."""
     splits = split_of(documents, config)
     copies = copies_of(documents, splits, config.sources[stretch.slice.source].weight, config.seed)
     splits[copies <= stretch.copy] = -1
     begin, end = stretch.slice.first + stretch.begin, stretch.slice.first + stretch.end
-    splits[dropped_between(duplicates, begin, end).astype(np.int64) - begin] = -1
+    splits[duplicates.between(begin, end).astype(np.int64) - begin] = -1
     return splits

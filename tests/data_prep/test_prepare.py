@@ -97,7 +97,7 @@ def test_a_torn_slice_of_a_crashed_run_is_made_again(make_config, jsonl_path, tm
         raise StoppedOnRequest("here")
 
     with monkeypatch.context() as patched:
-        patched.setattr("data_prep.prepare.find_duplicates", stop)
+        patched.setattr("data_prep.assemble.find_duplicates", stop)
         with pytest.raises(StoppedOnRequest):
             prepare(config)
     torn = Path(config.output) / ".work" / "slices" / "000001.tokens"
@@ -202,7 +202,7 @@ def test_a_begun_output_is_not_continued_with_other_settings_or_other_input(make
         raise StoppedOnRequest("here")
 
     with monkeypatch.context() as patched:
-        patched.setattr("data_prep.prepare.find_duplicates", stop)
+        patched.setattr("data_prep.assemble.find_duplicates", stop)
         with pytest.raises(StoppedOnRequest):
             prepare(config)
     with pytest.raises(ConfigError, match=r"text.normalization: \"nfc\" -> \"none\""):
