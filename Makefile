@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# absolute, and in front: the tests and the demo call `foreword` and `ninja` by name
+# absolute, and in front: the tests and the demo call `foreword` by name
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
 # a stamp per state of the dependencies: an interrupted or outdated set-up has none and is gone through again
@@ -26,8 +26,6 @@ $(STAMP):
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON): install Python 3.11 or newer, or name one with make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Foreword needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another with make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
-	@$(PYTHON) -c 'import pathlib, sysconfig; exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' || { echo "$(PYTHON) has no headers, which DeepSpeed compiles against (Debian, Ubuntu: apt-get install python3-dev)" >&2; exit 1; }
-	@command -v $${CXX:-c++} >/dev/null || { echo "There is no C++ compiler, which DeepSpeed needs (Debian, Ubuntu: apt-get install g++)" >&2; exit 1; }
 	@echo "Setting up $(VENV) (PyTorch and its companions: this takes a few minutes the first time)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) torch==2.13.0

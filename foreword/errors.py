@@ -16,15 +16,20 @@ class ForewordError(Exception):
         what: what was wrong, in one sentence without a final full stop.
         where: the file, line, key or rank it concerns, or None.
         remedy: what to do about it, or None.
+        on_all_ranks: whether every process of a distributed command raises the same error, so that one may speak for
+            all.
     """
 
     exit_code = EXIT_USAGE
 
-    def __init__(self, what: str, *, where: object = None, remedy: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, where: object = None, remedy: str | None = None, on_all_ranks: bool = False
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.where = None if where is None else str(where)
         self.remedy = remedy
+        self.on_all_ranks = on_all_ranks
 
     def __reduce__(self) -> tuple:  # keyword-only arguments do not survive pickling by themselves
         return _rebuild, (type(self), self.what, self.where, self.remedy)

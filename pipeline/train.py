@@ -21,8 +21,9 @@ from pipeline.checkpoint.restore import restore
 from pipeline.checkpoint.save import apply_retention, save_checkpoint
 from pipeline.config import TrainConfig
 from pipeline.data.batch import Batch
-from pipeline.data.loader import Share, TrainLoader
+from pipeline.data.loader import TrainLoader
 from pipeline.data.order import DataOrder
+from pipeline.data.share import Share
 from pipeline.distributed.agreement import all_ranks, main_rank
 from pipeline.distributed.parallel import Parallel, initialize
 from pipeline.engine import Engine
@@ -162,6 +163,7 @@ class _Run:
                 f"the loss of step {self.progress.step} is {self.loss}",
                 where=self.config.run_dir,
                 remedy="the last checkpoint is untouched; lower optimizer.lr, or look at the rows of this step",
+                on_all_ranks=True,
             )
 
     def _evaluate(self) -> None:
@@ -188,6 +190,7 @@ class _Run:
             f"stopped on request after step {self.progress.step}",
             where=path,
             remedy="the same command continues from here",
+            on_all_ranks=True,
         )
 
     def _describe(self, files: dict[str, FileEntry]) -> CheckpointMeta:

@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import sys
-import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +45,10 @@ class Finding:
 
 def examine(directory: Path) -> list[Finding]:
     """Look at everything; `directory` is where the disk space is looked at."""
-    devices = list(gpus())
-    on_gpus = any(device.status == "ok" for device in devices)
     return [
         python(),
         *dependencies("foreword"),
-        *devices,
-        *([] if on_gpus else compiler()),
+        *gpus(),
         *slurm_clients(),
         cores(),
         memory(),
@@ -128,22 +124,6 @@ def gpus() -> Iterator[Finding]:
         )
     elif count == 0:
         yield Finding("GPU", "note", "none: training runs on the CPU, over gloo")
-
-
-def compiler() -> Iterator[Finding]:
-    """What DeepSpeed compiles its shared-memory collective with, on its first start on a machine without GPUs."""
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    in_this_environment = str(Path(sys.executable).parent)
-    for name, program, remedy in (
-        ("C++ compiler", os.environ.get("CXX", "c++"), "install one, for example the package g++"),
-        ("ninja on PATH", "ninja", f"activate the environment, or put {in_this_environment} on PATH"),
-    ):
-        path = shutil.which(program)
-        yield Finding(name, "ok", path) if path else Finding(name, "missing", f"no {program!r} on PATH", remedy)
-    if header.exists():
-        yield Finding("Python headers", "ok", str(header.parent))
-    else:
-        yield Finding("Python headers", "missing", f"no {header}", "install them, for example the package python3-dev")
 
 
 def slurm_clients() -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from data_prep.shards import Corpus
 from foreword.errors import ConfigError
 from pipeline.config import TrainConfig
+from pipeline.data.share import Share
 from slurm.config import ClusterConfig, require_single_line
 
 
@@ -72,14 +73,7 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
             remedy="choose a tensor_parallel_size that divides the processes of one node",
         )
     data_parallel_size = cluster.world_size // tensor_parallel_size
-    rows_per_pass = data_parallel_size * train.batch.micro_batch_size
-    if train.batch.global_batch_size % rows_per_pass:
-        raise ConfigError(
-            f"{train.batch.global_batch_size} rows cannot be split over {data_parallel_size} data-parallel ranks"
-            f" with {train.batch.micro_batch_size} rows a forward pass",
-            where="batch.global_batch_size",
-            remedy=f"make it a multiple of {rows_per_pass}, or change batch.micro_batch_size or the number of nodes",
-        )
+    share = Share(0, data_parallel_size, train.batch.global_batch_size, train.batch.micro_batch_size)
     if train.init_from is not None and not train.init_from.exists():
         raise ConfigError("no such checkpoint", where=f"init_from: {train.init_from}", remedy="check the path")
     corpus = Corpus.open(train.data.corpus)
@@ -93,7 +87,7 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
         zero_stage=train.parallel.zero_stage,
         global_batch_size=train.batch.global_batch_size,
         micro_batch_size=train.batch.micro_batch_size,
-        gradient_accumulation_steps=train.batch.global_batch_size // rows_per_pass,
+        gradient_accumulation_steps=share.gradient_accumulation_steps,
         total_steps=train.schedule.total_steps,
         global_batch_tokens=train.batch.global_batch_size * corpus.manifest.sequence_length,
         corpus=train.data.corpus.absolute(),

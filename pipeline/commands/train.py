@@ -18,16 +18,24 @@ def train(config: str, overrides: tuple[str, ...], processes: int | None) -> Non
     """
     from foreword.config import dump_config, load_config
     from foreword.console import say
+    from foreword.errors import ForewordError
     from pipeline.config import TrainConfig
+    from pipeline.distributed.placement import find_placement
 
     resolved = load_config(config, overrides, TrainConfig)
     if processes is not None:
         from pipeline.distributed.launch import launch
 
         sys.exit(launch(["train", config, *overrides], processes))
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+    is_main = find_placement(os.environ).rank == 0
+    if is_main:
         say(dump_config(resolved))
 
     from pipeline.train import train as run
 
-    run(resolved)
+    try:
+        run(resolved)
+    except ForewordError as error:
+        if error.on_all_ranks and not is_main:
+            sys.exit(error.exit_code)  # rank 0 says it for all
+        raise

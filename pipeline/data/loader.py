@@ -1,60 +1,19 @@
 """The rows of each optimizer step -> this process's micro-batches, prepared one step ahead.
 
-The rows of a step are a pure function of the position in the run (`order`), the same for every number of processes: a
-data-parallel rank takes its contiguous part of the global batch and cuts it into micro-batches.
+The rows of a step are a pure function of the position in the run (`order`), the same for every number of processes;
+this process's part of them is its `share`.
 """
 
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
 from data_prep.shards import Split
-from foreword.errors import ConfigError
-from pipeline.config import BatchConfig
 from pipeline.data.batch import Batch, make_batch
 from pipeline.data.order import DataOrder
-from pipeline.distributed.parallel import Parallel
-
-
-@dataclass(frozen=True)
-class Share:
-    """A data-parallel rank's part of every global batch."""
-
-    data_parallel_rank: int
-    data_parallel_size: int
-    global_batch_size: int
-    micro_batch_size: int
-
-    def __post_init__(self) -> None:
-        per_pass = self.data_parallel_size * self.micro_batch_size
-        if self.global_batch_size % per_pass:
-            raise ConfigError(
-                f"global_batch_size {self.global_batch_size} is not a multiple of data-parallel size "
-                f"{self.data_parallel_size} x micro_batch_size {self.micro_batch_size}",
-                where="batch.global_batch_size",
-                remedy=f"use a multiple of {per_pass}, a smaller micro-batch, or another number of processes",
-            )
-
-    @classmethod
-    def of(cls, parallel: Parallel, batch: BatchConfig) -> "Share":
-        """The share of this process."""
-        return cls(
-            parallel.data_parallel_rank, parallel.data_parallel_size, batch.global_batch_size, batch.micro_batch_size
-        )
-
-    @property
-    def gradient_accumulation_steps(self) -> int:
-        """Micro-batches of one rank per optimizer step."""
-        return self.global_batch_size // (self.data_parallel_size * self.micro_batch_size)
-
-    def positions(self, samples_consumed: int) -> np.ndarray:
-        """Positions of this rank's rows in the step that starts at `samples_consumed`: int64 [micro-batches, rows]."""
-        rows_per_rank = self.global_batch_size // self.data_parallel_size
-        first = samples_consumed + self.data_parallel_rank * rows_per_rank
-        return np.arange(first, first + rows_per_rank).reshape(-1, self.micro_batch_size)
+from pipeline.data.share import Share
 
 
 class TrainLoader:

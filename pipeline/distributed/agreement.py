@@ -59,8 +59,7 @@ def _portable(error: Exception | None) -> Exception | None:
 def _merged(failures: dict[int, Exception]) -> ForewordError:
     first_rank, first = next(iter(failures.items()))
     ranks = f"rank {first_rank}" if len(failures) == 1 else f"{len(failures)} ranks, first rank {first_rank}"
-    if isinstance(first, ForewordError):
-        if len(failures) == dist.get_world_size():
-            return type(first)(first.what, where=first.where, remedy=first.remedy)
-        return type(first)(f"{first.what} ({ranks})", where=first.where, remedy=first.remedy)
-    return ForewordError(f"{first} ({ranks})")
+    if not isinstance(first, ForewordError):
+        return ForewordError(f"{first} ({ranks})", on_all_ranks=True)
+    what = first.what if len(failures) == dist.get_world_size() else f"{first.what} ({ranks})"
+    return type(first)(what, where=first.where, remedy=first.remedy, on_all_ranks=True)

@@ -5,8 +5,9 @@ import pytest
 from tiny_corpus import make_corpus
 
 from foreword.errors import ConfigError
-from pipeline.data.loader import Share, TrainLoader, without_prefixes
+from pipeline.data.loader import TrainLoader, without_prefixes
 from pipeline.data.order import DataOrder
+from pipeline.data.share import Share
 
 GLOBAL_BATCH_SIZE = 12
 CUTS = [(1, 12), (1, 3), (2, 2), (3, 4), (4, 1), (6, 2)]
