@@ -120,7 +120,19 @@ class TextSource(_FileSource):
     separator: Annotated[str, Field(min_length=1)] | None = None
 
 
-AnySource = JsonlSource | ParquetSource | TextSource
+class WetSource(_FileSource):
+    """WET, the extracted text of Common Crawl; plain or .gz."""
+
+    kind: Literal["wet"]
+
+
+class WarcSource(_FileSource):
+    """WARC, the web as it was fetched; plain or .gz."""
+
+    kind: Literal["warc"]
+
+
+AnySource = JsonlSource | ParquetSource | TextSource | WetSource | WarcSource
 SourceConfig = Annotated[AnySource, Field(discriminator="kind")]
 
 

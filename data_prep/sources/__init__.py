@@ -36,6 +36,8 @@ MODULES = {
     "jsonl": "data_prep.sources.jsonl",
     "parquet": "data_prep.sources.parquet",
     "text": "data_prep.sources.text",
+    "warc": "data_prep.sources.warc",
+    "wet": "data_prep.sources.wet",
 }
 
 
@@ -82,6 +84,10 @@ class BadRecords:
             remedy = "mend the record, or set on_bad_record=count to leave such records out and count them"
             raise DataError(detail, where=where(), remedy=remedy)
         self.counts[reason] += count
+
+    def left_out(self, reason: str) -> None:
+        """Count a record that is whole and yet no document; it is never refused."""
+        self.counts[reason] += 1
 
 
 class SourceModule(Protocol):

@@ -5,6 +5,7 @@ something else are bad records. Errors count rows from 0.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -67,9 +68,8 @@ def _only_valid(
             content.as_py().decode()
         except UnicodeDecodeError as error:
             keep[index] = False
-            where = place.row(int(numbers[index]))
             what = f"the column {name!r} is not valid UTF-8 at byte {error.start}"
-            bad.found(lambda where=where: where, "invalid_utf8", what)  # type: ignore[misc]
+            bad.found(partial(place.row, int(numbers[index])), "invalid_utf8", what)
     return texts.filter(mask_to_arrow(keep))
 
 
@@ -80,8 +80,7 @@ def _one_by_one(batch: pa.RecordBatch, parts_of: PartsOf, place: Place, bad: Bad
         try:
             documents.append(parts_of(_record(batch.schema.names, columns, index)))
         except Unusable as error:
-            where = place.row(index)
-            bad.found(lambda where=where: where, error.reason, error.detail)  # type: ignore[misc]
+            bad.found(partial(place.row, index), error.reason, error.detail)
     return Documents.from_parts(documents)
 
 

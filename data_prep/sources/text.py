@@ -8,15 +8,14 @@ documents. A byte order mark at the file's beginning is no text.
 
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import BinaryIO
 
 from data_prep.config import TextSource
 from data_prep.documents import Documents
 from data_prep.sources import BadRecords, InputFile
+from data_prep.sources.batches import in_batches
 from data_prep.sources.files import DamagedFile, byte_ranges, find_files, is_compressed, open_measured, sha256_of_input
 
-BATCH_BYTES = 1 << 22
 BLOCK_BYTES = 1 << 21
 
 
@@ -38,35 +37,28 @@ def cut(path: str, size_bytes: int, slice_bytes: int) -> list[tuple[int, int]]:
 def read(source: TextSource, path: str, begin: int, end: int, bad: BadRecords) -> Iterator[Documents]:
     """The documents that begin in [begin, end)."""
     separator = (source.separator or "").encode()
-    last: int | None = end
     if not separator or overlaps_itself(separator) or is_compressed(path):
-        if begin:
-            return
-        last = None
-    texts: list[str] = []
-    size_bytes = 0
-    after = read_to = counted = begin  # in the text, and in the file as it is stored
-    try:
-        with open_measured(path) as (file, stored_position):
-            for position, piece in _pieces(file, begin, last, separator):
-                text = _decode(piece, position, path, bad)
-                after = position + len(piece)
-                read_to = stored_position() if is_compressed(path) else after
-                if text and not text.isspace():
-                    texts.append(text)
-                    size_bytes += len(piece)
-                if size_bytes >= BATCH_BYTES:
-                    yield replace(Documents.from_texts(texts), input_bytes=read_to - counted)
-                    texts, size_bytes, counted = [], 0, read_to
-    except DamagedFile as error:
-        bad.found(lambda: f"{path}, after byte {after}", "damaged_file", str(error))
-    if texts:
-        yield replace(Documents.from_texts(texts), input_bytes=read_to - counted)
+        return iter(()) if begin else in_batches(_texts(path, 0, None, separator, bad), 0)
+    return in_batches(_texts(path, begin, end, separator, bad), begin)
 
 
 def overlaps_itself(separator: bytes) -> bool:
     """Whether one occurrence of the separator can begin inside another."""
     return any(separator.startswith(separator[begin:]) for begin in range(1, len(separator)))
+
+
+def _texts(path: str, begin: int, end: int | None, separator: bytes, bad: BadRecords) -> Iterator[tuple[str, int]]:
+    """Documents, each with how far the file has been read."""
+    after = begin
+    try:
+        with open_measured(path) as (file, stored_position):
+            for position, piece in _pieces(file, begin, end, separator):
+                after = position + len(piece)
+                text = _decode(piece, position, path, bad)
+                if text and not text.isspace():
+                    yield text, stored_position() if is_compressed(path) else after
+    except DamagedFile as error:
+        bad.found(lambda: f"{path}, after byte {after}", "damaged_file", str(error))
 
 
 def _decode(piece: bytes, position: int, path: str, bad: BadRecords) -> str | None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from source_reading import read_texts
 
-from data_prep.sources import text
+from data_prep.sources import batches, text
 from foreword.errors import ConfigError, DataError
 
 
@@ -38,7 +38,7 @@ def test_any_cut_gives_what_splitting_the_whole_text_gives(
     tmp_path, monkeypatch, texts, separator, slice_bytes, block_bytes
 ):
     monkeypatch.setattr(text, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(text, "BATCH_BYTES", 10)
+    monkeypatch.setattr(batches, "BATCH_BYTES", 10)
     content = separator.join(texts)
     source = write(tmp_path / "a.txt", content, separator=separator)
     wanted = [piece for piece in content.split(separator) if piece.strip()]
