@@ -33,7 +33,10 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 @click.option("--task", type=click.IntRange(min=0), help="Do only this one of --tasks shares of the input.")
 @click.option("--tasks", type=click.IntRange(min=1), help="How many shares there are.")
 @click.option("--finish", is_flag=True, help="Make the corpus when all tasks are done.")
-def prep(config: str, overrides: tuple[str, ...], task: int | None, tasks: int | None, finish: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Predict documents, tokens, time and disk from a sample; make nothing.")
+def prep(
+    config: str, overrides: tuple[str, ...], task: int | None, tasks: int | None, finish: bool, dry_run: bool
+) -> None:
     """Prepare the corpus that CONFIG describes: raw text in, packed shards out.
 
     A stopped or killed run continues with the same command. Values of CONFIG are changed with KEY=VALUE, for example
@@ -48,10 +51,19 @@ def prep(config: str, overrides: tuple[str, ...], task: int | None, tasks: int |
         raise click.UsageError(f"--task {task}: tasks are counted from 0, the last one is {tasks - 1}")
     if finish and task is not None:
         raise click.UsageError("--finish comes when the tasks are done; it does not go with --task")
+    if dry_run and (finish or task is not None):
+        raise click.UsageError("--dry-run predicts the whole preparation; it goes with neither --task nor --finish")
     from data_prep.config import PrepConfig
     from foreword.config import load_config
 
     settings = load_config(config, overrides, PrepConfig)
+    if dry_run:
+        from rich.console import Console
+
+        from data_prep.predict import predict, show_prediction
+
+        show_prediction(predict(settings), settings, Console())
+        return
     from data_prep import prepare
 
     if task is not None and tasks is not None:

@@ -10,15 +10,13 @@ Everything but the shards and the tokenizer lies in OUTPUT/.work until the manif
 the first two stages, each its share of the slices, and a finishing run does the rest.
 """
 
-import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.assemble import assemble, timed
 from data_prep.config import PrepConfig
 from data_prep.first_stage import collect, refuse_missing, run_first_stage
+from data_prep.machine import machine_errors
 from data_prep.manifest import TOKENIZER_DIRECTORY, Manifest, TokenizerInfo
 from data_prep.plan import Plan, finished_corpus, make_plan, read_plan, refuse_changes, settle_plan
 from data_prep.report import write_report
@@ -27,17 +25,8 @@ from data_prep.tokenizers import load_tokenizer, save_tokenizer
 from data_prep.work import WORK_DIRECTORY, Work, task_work, whole_work
 from data_prep.workers import Workers
 from foreword.console import say
-from foreword.errors import ConfigError, ForewordError, MachineError
+from foreword.errors import ConfigError
 from foreword.files import fsync_directory
-
-_MACHINE_ERRORS = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some of the quota",
-    errno.EROFS: "choose an output that can be written",
-    errno.EACCES: "choose an output that can be written",
-    errno.EPERM: "choose an output that can be written",
-    errno.ENOTDIR: "choose an output that is a directory",
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +59,7 @@ def prepare_task(config: PrepConfig, task: int, tasks: int) -> TaskDone:
     Raises: as `prepare` does.
     """
     output = Path(config.output)
-    with _machine_errors(output), stop_on_signals():
+    with machine_errors(output), stop_on_signals():
         if _finished(config, output):
             say(f"{output} is finished already, nothing to do")
             return TaskDone(0, 0)
@@ -95,7 +84,7 @@ def finish(config: PrepConfig) -> Manifest:
 
 def _whole(config: PrepConfig, only_finish: bool) -> Manifest:
     output = Path(config.output)
-    with _machine_errors(output), stop_on_signals():
+    with machine_errors(output), stop_on_signals():
         finished = _finished(config, output)
         if finished is None and only_finish and read_plan(output / WORK_DIRECTORY) is None:
             raise ConfigError("no task has run on this output", where=output, remedy="run `foreword prep` with --task")
@@ -137,18 +126,3 @@ def _prepare(config: PrepConfig, output: Path, work: Work, only_finish: bool) ->
     fsync_directory(output)
     manifest.save(output)
     return manifest
-
-
-@contextmanager
-def _machine_errors(output: Path) -> Iterator[None]:
-    """Turn what the machine refuses into a `MachineError` that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, ForewordError) or error.errno not in _MACHINE_ERRORS:
-            raise
-        raise MachineError(
-            (error.strerror or str(error)).lower(),
-            where=error.filename or output,
-            remedy=f"{_MACHINE_ERRORS[error.errno]} and run the same command again, it continues",
-        ) from None

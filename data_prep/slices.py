@@ -42,6 +42,7 @@ class SliceRecord:
         dropped: reason -> documents or records left out.
         removed: reason -> lines (and citation marks) that quality rules took out of documents.
         prefixes_cut: prefixes that were cut from the left to fit a row.
+        input_bytes: of the stored file that were read.
         seconds: how long one process worked on it.
         sizes, checksums: of the two files, by their endings.
     """
@@ -51,6 +52,7 @@ class SliceRecord:
     dropped: Counter[str] = field(default_factory=Counter)
     removed: Counter[str] = field(default_factory=Counter)
     prefixes_cut: int = 0
+    input_bytes: int = 0
     seconds: float = 0.0
     sizes: dict[str, int] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)

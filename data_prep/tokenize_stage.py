@@ -38,6 +38,7 @@ class TokenizeTask:
         tokenizer: the directory that `save_tokenizer` wrote.
         directory, name: where the tokenized slice goes.
         scratch: where it lies until it is finished.
+        limit_bytes: stop when about this much of the stored file has been read; a sample, for predictions.
     """
 
     config: PrepConfig
@@ -50,6 +51,7 @@ class TokenizeTask:
     directory: Path
     name: str
     scratch: Path
+    limit_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,6 @@ def tokenize_slice(task: TokenizeTask) -> SliceRecord:
     policy = prefix_policy(source)
     tokenizer, engine = _engine_of(task.tokenizer)
     bad = BadRecords(refuse=config.on_bad_record == "refuse")
-    reported = 0
     with SliceWriter(task.directory, task.name, task.scratch) as writer:
         record = writer.record
         for batch in module_of(source.kind).read(source, task.path, task.begin, task.end, bad):
@@ -96,10 +97,12 @@ def tokenize_slice(task: TokenizeTask) -> SliceRecord:
             if len(documents):
                 encode_batch(documents, config, policy, tokenizer, engine, writer, task.path)
             report_progress(batch.input_bytes)
-            reported += batch.input_bytes
+            record.input_bytes += batch.input_bytes
+            if task.limit_bytes is not None and record.input_bytes >= task.limit_bytes:
+                break
         record.records += sum(bad.counts.values())
         record.dropped += bad.counts
-    report_progress(task.size_bytes - reported)
+    report_progress(task.size_bytes - record.input_bytes)
     return writer.record
 
 

@@ -45,6 +45,14 @@ class Work:
     root: Path
     scratch: Path
 
+    @classmethod
+    def create(cls, root: Path, owner: str) -> "Work":
+        """Make the directories that are not there yet."""
+        work = cls(root, root / "scratch" / owner)
+        for directory in (work.slices, work.files, work.dedup, work.shards, work.scratch):
+            directory.mkdir(parents=True, exist_ok=True)
+        return work
+
     @property
     def slices(self) -> Path:
         """Tokenized slices."""
@@ -88,7 +96,7 @@ def whole_work(output: Path) -> Iterator[Work]:
         for leftover in output.rglob(f"{TEMPORARY_PREFIX}*"):
             leftover.unlink(missing_ok=True)
         shutil.rmtree(root / "scratch", ignore_errors=True)
-        yield _open(root, _WHOLE)
+        yield Work.create(root, _WHOLE)
         finished = (output / MANIFEST_NAME).is_file()
         if finished:
             for path in root.iterdir():
@@ -111,14 +119,7 @@ def task_work(output: Path, task: int, tasks: int) -> Iterator[Work]:
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory / "lock", fcntl.LOCK_EX, f"task {task} of {tasks} is running already"):
             shutil.rmtree(root / "scratch" / name, ignore_errors=True)
-            yield _open(root, name)
-
-
-def _open(root: Path, owner: str) -> Work:
-    work = Work(root, root / "scratch" / owner)
-    for directory in (work.slices, work.files, work.dedup, work.shards, work.scratch):
-        directory.mkdir(parents=True, exist_ok=True)
-    return work
+            yield Work.create(root, name)
 
 
 @contextmanager
