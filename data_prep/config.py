@@ -87,7 +87,24 @@ class _FileSource(_Source):
     path: str | list[str]
 
 
-class RecordSource(_Source):
+class KeepingSource(_Source):
+    """A source whose records have more than text, of which something can be kept beside the shards.
+
+    Attributes:
+        id_field: the field that identifies a record, a string or an integer.
+        keep_fields: other fields to keep; a record may lack them.
+    """
+
+    id_field: str | None = None
+    keep_fields: list[str] = Field(default_factory=list)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything of the records is kept beside their text."""
+        return self.id_field is not None or bool(self.keep_fields)
+
+
+class RecordSource(KeepingSource):
     """A source whose records have named fields, so that it can have the field policy.
 
     Attributes:
@@ -238,6 +255,8 @@ class PrepConfig(Section):
     splits: SplitsConfig = SplitsConfig()
     sequence_length: Annotated[int, Field(ge=1)] = 1024
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1234
+        write_documents: write which documents each row consists of, with source and content hash; sources that keep an
+            id or fields switch it on by themselves.
     deduplicate: bool = True
     on_bad_record: Literal["refuse", "count"] = "refuse"
     workers: PositiveInt = 1
@@ -255,6 +274,7 @@ class PrepConfig(Section):
         for source in settled:
             if isinstance(source.prefix, FieldPrefix) and not isinstance(source, RecordSource):
                 raise ValueError(f"{source.name}: {source.kind} has no fields, so it cannot have the field policy")
+    write_documents: bool = False
         names = [source.name for source in settled]
         if len(set(names)) < len(names):
             raise ValueError(f"two sources have the same name: {', '.join(map(str, names))}")
@@ -272,3 +292,10 @@ def prefix_policy(source: _Source) -> NoPrefix | UniformPrefix | FractionPrefix 
     """The policy of a source in a validated `PrepConfig`, where it is always settled."""
     assert source.prefix is not None
     return source.prefix
+    @property
+    def documents_are_written(self) -> bool:
+        """Whether each shard gets its table of documents."""
+        return self.write_documents or any(
+            isinstance(source, KeepingSource) and source.keeps for source in self.sources
+        )
+

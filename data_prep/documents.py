@@ -47,11 +47,11 @@ class Documents:
         return cls(string_array(texts), np.arange(len(texts) + 1))
 
     @classmethod
-    def from_parts(cls, parts: Sequence[Sequence[str]]) -> "Documents":
+    def from_parts(cls, parts: Sequence[Sequence[str]], kept: pa.RecordBatch | None = None) -> "Documents":
         """Documents of several parts each; raises as `from_texts` does."""
         part_ptr = np.zeros(len(parts) + 1, dtype=np.int64)
         np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), out=part_ptr[1:])
-        return cls(string_array([part for document in parts for part in document]), part_ptr)
+        return cls(string_array([part for document in parts for part in document]), part_ptr, kept)
 
     def select(self, keep: np.ndarray) -> "Documents":
         """The documents where the bool [documents] array `keep` is true."""
@@ -79,6 +79,15 @@ def leave_out(documents: Documents, faults: Iterable[tuple[str, np.ndarray]]) ->
             dropped[reason] += count
             keep &= ~applies
     return documents.select(keep), dropped
+
+
+def kept_batch(kept: Sequence[tuple[str | None, str | None]]) -> pa.RecordBatch:
+    """(id, fields) of each document -> a batch in the schema `KEPT`; a column is null where its first value is."""
+    columns = [
+        string_array(column) if column[0] is not None else pa.nulls(len(column), pa.large_string())
+        for column in zip(*kept, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns or [string_array([])] * 2, schema=KEPT)
 
 
 def string_array(texts: Sequence[str]) -> pa.LargeStringArray:

@@ -23,7 +23,7 @@ from data_prep.sources.files import (
     open_measured,
     sha256_of_input,
 )
-from data_prep.sources.records import PartsOf, Unusable, name_of, parts_reader
+from data_prep.sources.records import Collected, Unusable, name_of
 
 BLOCK_BYTES = 1 << 21
 """Read and parsed at a time: small enough to stay in the processor's cache, which measured fastest."""
@@ -46,19 +46,18 @@ def cut(path: str, size_bytes: int, slice_bytes: int) -> list[tuple[int, int]]:
 
 def read(source: JsonlSource, path: str, begin: int, end: int, bad: BadRecords) -> Iterator[Documents]:
     """The documents on the lines that start in [begin, end)."""
-    parts_of = parts_reader(source)
-    plain_text = not isinstance(prefix_policy(source), FieldPrefix)
+    only_text = not isinstance(prefix_policy(source), FieldPrefix) and not source.keeps
     lines_before = 0
     try:
         for block, input_bytes in _blocks(path, begin, end):
             lines = block.split(b"\n")
             if not lines[-1]:
                 lines.pop()
-            texts = _texts(lines, source.text_field) if plain_text else None
+            texts = _texts(lines, source.text_field) if only_text else None
             if texts is not None:
                 batch = Documents.from_texts(texts)
             else:
-                batch = _one_by_one(lines, parts_of, bad, _Place(path, begin, lines_before))
+                batch = _one_by_one(source, lines, bad, _Place(path, begin, lines_before))
             yield replace(batch, input_bytes=input_bytes)
             lines_before += len(lines)
     except DamagedFile as error:
@@ -98,16 +97,16 @@ class _Place:
         return f"{self.path}:{self.line(index)}"
 
 
-def _one_by_one(lines: list[bytes], parts_of: PartsOf, bad: BadRecords, place: _Place) -> Documents:
-    documents = []
+def _one_by_one(source: JsonlSource, lines: list[bytes], bad: BadRecords, place: _Place) -> Documents:
+    collected = Collected(source)
     for index, line in enumerate(lines):
         if not line.strip():
             continue
         try:
-            documents.append(parts_of(_record(line)))
+            collected.add(_record(line))
         except Unusable as error:
             bad.found(partial(place.name, index), error.reason, error.detail)
-    return Documents.from_parts(documents)
+    return collected.documents()
 
 
 def _record(line: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from data_prep.config import ParquetSource
 from data_prep.documents import Documents
 from data_prep.sources import BadRecords, InputFile
 from data_prep.sources.files import DamagedFile, byte_ranges, find_files, open_stored, sha256_of_input
-from data_prep.sources.records import fields_of, missing_field
+from data_prep.sources.records import columns_of, missing_field, required_fields
 from data_prep.sources.tables import Place, documents_of
 from foreword.errors import DataError
 
@@ -64,7 +64,7 @@ class _RowGroup:
 
 def read(source: ParquetSource, path: str, begin: int, end: int, bad: BadRecords) -> Iterator[Documents]:
     """The documents of the row groups that begin in [begin, end); damage costs the rest of its row group."""
-    fields = fields_of(source)
+    fields = required_fields(source)
     try:
         with _open(path) as (file, names, groups):
             missing = next((name for name in fields if name not in names), None)
@@ -86,9 +86,10 @@ def _read_group(
 ) -> Iterator[Documents]:
     batch_rows = min(max(BATCH_BYTES * group.rows // max(group.size_bytes, 1), 1), BATCH_ROWS)
     row = group.first_row
+    columns = columns_of(source, file.schema_arrow.names)
     try:
         with _damage_named():
-            batches = file.iter_batches(batch_rows, row_groups=[number], columns=fields_of(source), use_threads=False)
+            batches = file.iter_batches(batch_rows, row_groups=[number], columns=columns, use_threads=False)
             for batch in batches:
                 input_bytes = (group.end - group.begin) * len(batch) // max(group.rows, 1)
                 yield replace(documents_of(source, batch, Place(path, row), bad), input_bytes=input_bytes)

@@ -4,10 +4,13 @@ A record is a dict of plain Python values. What is wrong with it is an `Unusable
 record that it can name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from data_prep.config import FieldPrefix, RecordSource, prefix_policy
+import orjson
+
+from data_prep.config import FieldPrefix, KeepingSource, RecordSource, prefix_policy
+from data_prep.documents import Documents, kept_batch
 
 PartsOf = Callable[[dict[str, Any]], list[str]]
 
@@ -22,6 +25,60 @@ class Unusable(Exception):  # noqa: N818 - control flow between this module and 
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, detail
+
+
+class Collected:
+    """Documents made record by record, with what the source keeps of each."""
+
+    def __init__(self, source: RecordSource) -> None:
+        self._source = source
+        self._parts_of = parts_reader(source)
+        self._parts: list[list[str]] = []
+        self._kept: list[tuple[str | None, str | None]] = []
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Add a record.
+
+        Raises:
+            Unusable: it cannot be used; nothing of it was added.
+        """
+        parts, kept = self._parts_of(record), kept_of(self._source, record)
+        self._parts.append(parts)
+        self._kept.append(kept)
+
+    def documents(self) -> Documents:
+        """The documents of all records added."""
+        return Documents.from_parts(self._parts, kept_batch(self._kept) if self._source.keeps else None)
+
+
+def kept_of(source: KeepingSource, record: dict[str, Any]) -> tuple[str | None, str | None]:
+    """What the source keeps of a record: its id, and the other fields that it has as one JSON object.
+
+    Raises:
+        Unusable: the id is missing, or neither a string nor an integer.
+    """
+    identity, fields = None, None
+    if source.id_field is not None:
+        value = _field(record, source.id_field)
+        if type(value) not in {str, int}:
+            raise wrong_type(source.id_field, "a string or an integer", value)
+        identity = str(value)
+    if source.keep_fields:
+        present = {name: record[name] for name in source.keep_fields if name in record}
+        fields = orjson.dumps(present, default=str).decode()
+    return identity, fields
+
+
+def required_fields(source: RecordSource) -> list[str]:
+    """The names of the fields that every record must have."""
+    fields = fields_of(source)
+    return fields if source.id_field in {None, *fields} else [*fields, str(source.id_field)]
+
+
+def columns_of(source: RecordSource, names: Iterable[str]) -> list[str]:
+    """Of the columns `names` of a table those that are read."""
+    wanted = {*required_fields(source), *source.keep_fields}
+    return [name for name in names if name in wanted]
 
 
 def fields_of(source: RecordSource) -> list[str]:

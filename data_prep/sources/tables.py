@@ -15,7 +15,7 @@ from data_prep.arrays import mask_to_arrow, mask_to_numpy
 from data_prep.config import FieldPrefix, RecordSource, prefix_policy
 from data_prep.documents import Documents
 from data_prep.sources import BadRecords
-from data_prep.sources.records import PartsOf, Unusable, parts_reader
+from data_prep.sources.records import Collected, Unusable
 
 _TEXT_TYPES = {"string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null"}
 
@@ -34,8 +34,8 @@ class Place:
 
 def documents_of(source: RecordSource, batch: pa.RecordBatch, place: Place, bad: BadRecords) -> Documents:
     """The documents of a batch that has the source's fields as columns."""
-    if isinstance(prefix_policy(source), FieldPrefix):
-        return _one_by_one(batch, parts_reader(source), place, bad)
+    if isinstance(prefix_policy(source), FieldPrefix) or source.keeps:
+        return _one_by_one(source, batch, place, bad)
     return _from_column(batch.column(source.text_field), source.text_field, place, bad)
 
 
@@ -73,15 +73,15 @@ def _only_valid(
     return texts.filter(mask_to_arrow(keep))
 
 
-def _one_by_one(batch: pa.RecordBatch, parts_of: PartsOf, place: Place, bad: BadRecords) -> Documents:
+def _one_by_one(source: RecordSource, batch: pa.RecordBatch, place: Place, bad: BadRecords) -> Documents:
     columns = [_to_strings(column) if _is_text(column.type) else column for column in batch.columns]
-    documents = []
+    collected = Collected(source)
     for index in range(len(batch)):
         try:
-            documents.append(parts_of(_record(batch.schema.names, columns, index)))
+            collected.add(_record(batch.schema.names, columns, index))
         except Unusable as error:
             bad.found(partial(place.row, index), error.reason, error.detail)
-    return Documents.from_parts(documents)
+    return collected.documents()
 
 
 def _record(names: list[str], columns: list[pa.Array], index: int) -> dict:
