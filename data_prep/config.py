@@ -238,6 +238,8 @@ class PrepConfig(Section):
         tokenizer, tokenizer_training, text, prefix, packing, splits: see their classes.
         sequence_length: inputs per row; a row holds one token more.
         seed: keys the splits, the sampled prefixes and the tokenizer's sample.
+        write_documents: write which documents each row consists of, with source and content hash; sources that keep an
+            id or fields switch it on by themselves.
         deduplicate: drop exact copies (after normalisation), keeping the first.
         on_bad_record: "refuse" stops at a record that cannot be used; "count" leaves it out and counts it by reason.
         workers: processes; never changes the result.
@@ -255,8 +257,7 @@ class PrepConfig(Section):
     splits: SplitsConfig = SplitsConfig()
     sequence_length: Annotated[int, Field(ge=1)] = 1024
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1234
-        write_documents: write which documents each row consists of, with source and content hash; sources that keep an
-            id or fields switch it on by themselves.
+    write_documents: bool = False
     deduplicate: bool = True
     on_bad_record: Literal["refuse", "count"] = "refuse"
     workers: PositiveInt = 1
@@ -274,7 +275,6 @@ class PrepConfig(Section):
         for source in settled:
             if isinstance(source.prefix, FieldPrefix) and not isinstance(source, RecordSource):
                 raise ValueError(f"{source.name}: {source.kind} has no fields, so it cannot have the field policy")
-    write_documents: bool = False
         names = [source.name for source in settled]
         if len(set(names)) < len(names):
             raise ValueError(f"two sources have the same name: {', '.join(map(str, names))}")
@@ -282,6 +282,13 @@ class PrepConfig(Section):
             raise ValueError("concat packing cuts documents anywhere, field boundaries need best_fit packing")
         object.__setattr__(self, "sources", settled)  # frozen for everybody else
         return self
+
+    @property
+    def documents_are_written(self) -> bool:
+        """Whether each shard gets its table of documents."""
+        return self.write_documents or any(
+            isinstance(source, KeepingSource) and source.keeps for source in self.sources
+        )
 
     def result_config(self) -> dict[str, Any]:
         """The values that decide the corpus: not where it lies, how it is computed or how a tokenizer is trained."""
@@ -292,10 +299,3 @@ def prefix_policy(source: _Source) -> NoPrefix | UniformPrefix | FractionPrefix 
     """The policy of a source in a validated `PrepConfig`, where it is always settled."""
     assert source.prefix is not None
     return source.prefix
-    @property
-    def documents_are_written(self) -> bool:
-        """Whether each shard gets its table of documents."""
-        return self.write_documents or any(
-            isinstance(source, KeepingSource) and source.keeps for source in self.sources
-        )
-
