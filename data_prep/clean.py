@@ -14,13 +14,38 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.arrays import mask_to_arrow, mask_to_numpy, to_arrow, to_numpy
+from data_prep.arrays import mask_to_arrow, to_arrow, to_numpy
 from data_prep.config import TextConfig
 from data_prep.documents import Documents, buffers, leave_out, string_array
 
 # C0 and C1 controls and DEL; tab, newline and carriage return are text
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_IS_CONTROL_BYTE = np.array([(code < 32 and chr(code) not in "\t\n\r") or code == 127 for code in range(256)])
+_TAB, _NEWLINE, _RETURN = b"\t\n\r"
+_DELETE, _FIRST_OF_C1, _FIRST_AFTER_C1 = 0x7F, 0xC2, 0xA0  # C1 is C2 80 to C2 9F in UTF-8
+_FIRST_LEAD_TO_LOOK_AT = 0xCC  # of U+0300; all before it is in NFC as it is
+# Blocks of the most usual characters from U+0300 on, [first, after the last): NFC changes, composes and reorders none
+# of them.
+_IN_NFC = np.zeros(0x110000, dtype=bool)
+for _first, _after in [
+    (0x0388, 0x0483),  # Greek and Cyrillic letters
+    (0x048A, 0x0591),  # more Cyrillic, Armenian
+    (0x05D0, 0x0610),  # Hebrew letters
+    (0x061B, 0x064B),  # Arabic letters
+    (0x2002, 0x20D0),  # punctuation, superscripts, currencies
+    (0x2100, 0x2126),  # letter-like symbols
+    (0x2190, 0x2329),  # arrows, mathematical and technical signs
+    (0x232B, 0x2ADC),  # boxes, shapes, dingbats, more mathematical signs
+    (0x3000, 0x302A),  # CJK punctuation
+    (0x3041, 0x3099),  # Hiragana
+    (0x309B, 0xA66F),  # Katakana, CJK ideographs, Yi
+    (0xAC00, 0xD7A4),  # Hangul syllables
+    (0xE000, 0xF900),  # private use
+    (0xFE00, 0xFE10),  # variation selectors
+    (0xFE50, 0x10000),  # small and full-width forms, the replacement character
+    (0x1F000, 0x2F800),  # symbols and emoji, more CJK ideographs
+]:
+    _IN_NFC[_first:_after] = True
+_DENSE = 16  # where more than one byte in so many starts a character from U+0300 on, each text is looked at as a whole
 
 
 def clean(
@@ -61,15 +86,17 @@ def _length_faults(documents: Documents, config: TextConfig) -> Iterator[tuple[s
 
 def normalize(texts: pa.LargeStringArray, config: TextConfig) -> pa.LargeStringArray:
     """Unicode normalisation and control characters as configured; the same array when nothing has to change."""
-    beyond_ascii = ~mask_to_numpy(pc.string_is_ascii(texts))
-    with_controls = np.zeros(len(texts), dtype=bool)
+    nothing = np.zeros(len(texts), dtype=bool)
+    with_controls, to_normalize = nothing, nothing
+    data, offsets = buffers(texts)
+    # all that may matter: bytes from C2 on and, as unsigned numbers wrap, those below 32, but for newlines
+    is_notable = data - np.uint8(_FIRST_OF_C1) < (32 - _FIRST_OF_C1) % 256
+    is_notable &= data != _NEWLINE
+    notable = np.flatnonzero(is_notable)
     if config.control_characters == "remove":
-        with_controls = _with_controls(texts, bool(beyond_ascii.any()))
-    to_normalize = np.zeros(len(texts), dtype=bool)
+        with_controls = _with_controls(data, offsets, notable)
     if config.normalization == "nfc":
-        candidates = np.flatnonzero(beyond_ascii)
-        normal = [unicodedata.is_normalized("NFC", text) for text in texts.take(to_arrow(candidates)).to_pylist()]
-        to_normalize[candidates[~np.array(normal, dtype=bool)]] = True
+        to_normalize = _not_in_nfc(texts, data, offsets, notable)
     changed = with_controls | to_normalize
     if not changed.any():
         return texts
@@ -85,18 +112,40 @@ def normalize(texts: pa.LargeStringArray, config: TextConfig) -> pa.LargeStringA
     return pc.replace_with_mask(texts, mask_to_arrow(changed), string_array(replacements))
 
 
-def _with_controls(texts: pa.LargeStringArray, beyond_ascii: bool) -> np.ndarray:
-    """bool [texts]: which ones hold a character of `_CONTROLS`."""
-    data, offsets = buffers(texts)
-    found = np.zeros(len(texts), dtype=bool)
-    # three counts over the block are several times faster than one table look-up per byte
-    text_controls = sum(np.count_nonzero(data == code) for code in b"\t\n\r")
-    if np.count_nonzero(data < 32) > text_controls or np.count_nonzero(data == 127):
-        found[_texts_at(offsets, np.flatnonzero(_IS_CONTROL_BYTE[data]))] = True
-    if beyond_ascii:  # C1 is C2 80 to C2 9F in UTF-8
-        leads = np.flatnonzero(data == 0xC2)
-        found[_texts_at(offsets, leads[data[leads + 1] < 0xA0])] = True
+def _with_controls(data: np.ndarray, offsets: np.ndarray, notable: np.ndarray) -> np.ndarray:
+    """bool [texts]: which ones hold a character of `_CONTROLS`; `notable` as in `normalize`."""
+    found = np.zeros(len(offsets) - 1, dtype=bool)
+    byte = data[notable]
+    found[_texts_at(offsets, notable[(byte < 32) & (byte != _TAB) & (byte != _RETURN)])] = True
+    c1 = notable[byte == _FIRST_OF_C1]
+    found[_texts_at(offsets, c1[data[c1 + 1] < _FIRST_AFTER_C1])] = True
+    is_delete = data == _DELETE
+    if np.count_nonzero(is_delete):
+        found[_texts_at(offsets, np.flatnonzero(is_delete))] = True
     return found
+
+
+def _not_in_nfc(texts: pa.LargeStringArray, data: np.ndarray, offsets: np.ndarray, notable: np.ndarray) -> np.ndarray:
+    """bool [texts]: which ones are not in NFC; only texts with a character outside of `_IN_NFC` are looked at whole."""
+    found = np.zeros(len(texts), dtype=bool)
+    leads = notable[data[notable] >= _FIRST_LEAD_TO_LOOK_AT]
+    if len(leads) * _DENSE < len(data):
+        leads = leads[~_IN_NFC[_code_points(data, leads)]]
+    candidates = np.unique(_texts_at(offsets, leads))
+    for index, text in zip(candidates.tolist(), texts.take(to_arrow(candidates)).to_pylist(), strict=True):
+        found[index] = not unicodedata.is_normalized("NFC", text)
+    return found
+
+
+def _code_points(data: np.ndarray, leads: np.ndarray) -> np.ndarray:
+    """int32: the characters, of two to four bytes, that begin at `leads`."""
+    first = data[leads].astype(np.int32)
+    points = (first & 0x1F) << 6 | data[leads + 1] & 0x3F
+    longer = np.flatnonzero(first >= 0xE0)
+    points[longer] = (points[longer] & 0x3FF) << 6 | data[leads[longer] + 2] & 0x3F
+    longest = np.flatnonzero(first >= 0xF0)
+    points[longest] = (points[longest] & 0x7FFF) << 6 | data[leads[longest] + 3] & 0x3F
+    return points
 
 
 def _texts_at(offsets: np.ndarray, positions: np.ndarray) -> np.ndarray:

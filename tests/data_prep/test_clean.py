@@ -2,11 +2,12 @@
 
 import unicodedata
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.clean import clean, normalize
+from data_prep.clean import _IN_NFC, _code_points, clean, normalize
 from data_prep.config import TextConfig
 from data_prep.documents import Documents, string_array
 
@@ -52,3 +53,21 @@ def test_the_parts_of_a_document_stay_together():
 def test_small_batches_pass(count):
     documents = Documents.from_texts(["text"] * count)
     assert clean(documents, TextConfig())[0].texts.to_pylist() == ["text"] * count
+
+
+def test_characters_that_pass_unseen_are_in_nfc_whatever_stands_beside_them():
+    passed = [chr(code) for code in np.flatnonzero(_IN_NFC).tolist() if not 0xD800 <= code < 0xE000]
+    assert len(passed) > 100_000
+    decompositions = [unicodedata.decomposition(chr(code)).split() for code in range(0x110000)]
+    composed_with = {chr(int(parts[1], 16)) for parts in decompositions if len(parts) == 2 and parts[0][0] != "<"}
+    composed_with |= {chr(code) for code in [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]}  # Hangul
+    assert not composed_with.intersection(passed)
+    for character in passed:
+        assert unicodedata.combining(character) == 0 and unicodedata.normalize("NFC", character) == character
+
+
+def test_characters_are_found_in_their_bytes():
+    characters = [chr(code) for code in range(0x80, 0x110000) if not 0xD800 <= code < 0xE000]
+    data = np.frombuffer("".join(characters).encode(), np.uint8)
+    found = _code_points(data, np.flatnonzero((data & 0xC0) != 0x80))
+    assert found.tolist() == list(map(ord, characters))
