@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from data_prep.documents_table import documents_of_row, table_name
 from data_prep.manifest import TOKENIZER_DIRECTORY, Manifest
 from data_prep.shards import PADDING, Corpus, Row
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from foreword.errors import ConfigError
 
-_PREFIX_STYLE, _TARGET_STYLE, _MARK_STYLE = "black on cyan", "default", "bold magenta"
+_PREFIX_STYLE, _TARGET_STYLE, _MARK_STYLE, _ORIGIN_STYLE = "black on cyan", "default", "bold magenta", "magenta"
 
 
 def describe_corpus(path: Path) -> dict[str, Any]:
@@ -34,12 +35,15 @@ def describe_corpus(path: Path) -> dict[str, Any]:
 def describe_row(path: Path, split: str, index: int) -> dict[str, Any]:
     """One row as plain values: for each segment its columns, its prefix length, and the text of its two parts.
 
+    When the corpus has tables of documents, `document` says which one the segment comes from.
+
     Raises:
         ConfigError: no such split or row.
     """
     corpus, tokenizer, row = _load(path, split, index)
+    documents = _documents(corpus, split, index)
     segments = []
-    for begin, end, prefix in _spans(row):
+    for number, (begin, end, prefix) in enumerate(_spans(row)):
         segment: dict[str, Any] = {"start": begin, "length": end - begin}
         if prefix == PADDING:
             segment["padding"] = True
@@ -47,6 +51,8 @@ def describe_row(path: Path, split: str, index: int) -> dict[str, Any]:
             segment["prefix_length"] = prefix
             segment["prefix"] = tokenizer.decode(row.tokens[begin : begin + prefix])
             segment["target"] = tokenizer.decode(row.tokens[begin + prefix : end])
+            if documents:
+                segment["document"] = documents[number]
         segments.append(segment)
     return {"split": split, "row": index, "sequence_length": corpus.manifest.sequence_length, "segments": segments}
 
@@ -80,6 +86,7 @@ def show_row(path: Path, split: str, index: int, console: Console) -> None:
     """
     corpus, tokenizer, row = _load(path, split, index)
     rows = len(corpus.split(split))
+    documents = _documents(corpus, split, index)
     console.print(f"{split} row {index} of {rows:,}: {len(row.segments)} segments", style="bold", highlight=False)
     for number, (begin, end, prefix) in enumerate(_spans(row)):
         header = f"segment {number}: columns {begin} to {end - 1}, {end - begin} tokens"
@@ -87,6 +94,8 @@ def show_row(path: Path, split: str, index: int, console: Console) -> None:
             console.print(Text(f"{header}, padding", style=_MARK_STYLE))
             continue
         console.print(Text(f"{header}, prefix {prefix}, targets {end - begin - max(prefix, 1)}", style=_MARK_STYLE))
+        if documents:
+            console.print(Text(_origin(documents[number]), style=_ORIGIN_STYLE), soft_wrap=True)
         shown = Text()
         if prefix:
             shown.append("⟦", _MARK_STYLE)
@@ -102,6 +111,26 @@ def _load(path: Path, split: str, index: int) -> tuple[Corpus, Tokenizer, Row]:
     if not 0 <= index < len(rows):
         raise ConfigError(f"no row {index}, split {split!r} has rows 0 to {len(rows) - 1}", where=path)
     return corpus, load_tokenizer(Path(path) / TOKENIZER_DIRECTORY), rows.row(index)
+
+
+def _documents(corpus: Corpus, split: str, index: int) -> list[dict[str, Any]]:
+    """The document of each segment of a row but padding; nothing when the corpus does not say."""
+    shard, row = corpus.split(split).locate(index)
+    name = table_name(split, shard.name)
+    if name not in shard.files:
+        return []
+    return [
+        {key: value for key, value in record.items() if key not in {"row", "segment"} and value is not None}
+        for record in documents_of_row(corpus.path / name, row)
+    ]
+
+
+def _origin(document: dict[str, Any]) -> str:
+    """The document in one line."""
+    identity = f", id {document['id']}" if "id" in document else ""
+    piece = f", piece {document['piece']}" if document["piece"] else ""
+    fields = f", {json.dumps(document['fields'], ensure_ascii=False)}" if "fields" in document else ""
+    return f"  from {document['source']}{identity}{piece}, hash {document['hash']}{fields}"
 
 
 def _spans(row: Row) -> list[tuple[int, int, int]]:

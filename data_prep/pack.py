@@ -77,7 +77,7 @@ def pack_concat(lengths: np.ndarray, row_length: int) -> Packed:
                 break
             start, number = start + length - 1, number + 1
     columns = np.array(pieces, dtype=np.int64).reshape(-1, 5).T
-    return Packed(*columns)
+    return Packed(*np.ascontiguousarray(columns))
 
 
 def _best_fit_rows(lengths: np.ndarray, row_length: int) -> np.ndarray:

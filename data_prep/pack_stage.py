@@ -9,17 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel
 
+from data_prep.arrays import mask_to_arrow
 from data_prep.config import PrepConfig, prefix_policy
 from data_prep.dedup import Duplicates
+from data_prep.documents import KEPT
+from data_prep.documents_table import table_name, write_documents
 from data_prep.gather import gather
 from data_prep.manifest import ShardInfo
 from data_prep.pack import Packed, pack
 from data_prep.prefix import prefix_lengths
 from data_prep.shards import PADDING, token_dtype, write_shard
-from data_prep.slices import map_documents, map_tokens
-from data_prep.windows import SPLITS, Window, members
+from data_prep.slices import map_documents, map_kept, map_tokens
+from data_prep.windows import SPLITS, Stretch, Window, members
 from data_prep.workers import report_progress
 from foreword.files import atomic_write
 
@@ -83,12 +87,16 @@ class PackTask:
 
 @dataclass(frozen=True)
 class _Gathered:
-    """The documents of a window: `DOCUMENT` records, their source and copy numbers [documents], and their flat ids."""
+    """The documents of a window: `DOCUMENT` records, their source and copy numbers [documents], and their flat ids.
+
+    `kept` is what sources keep of them, [documents] in the schema `KEPT`; None when no table of documents is written.
+    """
 
     documents: np.ndarray
     source: np.ndarray
     copy: np.ndarray
     tokens: list[np.ndarray]
+    kept: pa.Table | None
 
 
 def pack_window(task: PackTask) -> PackedShard:
@@ -101,6 +109,8 @@ def pack_window(task: PackTask) -> PackedShard:
     prefixes = _prefixes(config, gathered, packed)
     tokens, row_ptr, segments = lay_out(gathered.tokens, lengths, packed, prefixes, row_length, task.pad_id)
     info = write_shard(task.corpus, task.window.split, task.window.name, tokens, row_ptr, segments)
+    if config.documents_are_written:
+        info = _with_documents(task, info, gathered, packed)
     result = PackedShard(
         split=task.window.split,
         info=info,
@@ -162,16 +172,49 @@ def lay_out(
 
 def _gather_documents(task: PackTask) -> _Gathered:
     split = SPLITS.index(task.window.split)
-    documents, tokens, sources, copies = [], [], [], []
+    documents, tokens, sources, copies, kept = [], [], [], [], []
     for stretch in task.window.stretches:
         found = map_documents(task.slices, stretch.slice.name)[stretch.begin : stretch.end]
-        found = found[members(found, stretch, split, task.duplicates, task.config)]
+        chosen = members(found, stretch, split, task.duplicates, task.config)
+        found = found[chosen]
         ids = map_tokens(task.slices, stretch.slice.name, token_dtype(task.vocab_size))
         documents.append(found)
         tokens.append(gather(ids, found["start"].astype(np.int64), found["length"].astype(np.int64)))
         sources.append(np.full(len(found), stretch.slice.source))
         copies.append(np.full(len(found), stretch.copy))
-    return _Gathered(np.concatenate(documents), np.concatenate(sources), np.concatenate(copies), tokens)
+        if task.config.documents_are_written:
+            kept.append(_kept_of(task.slices, stretch, chosen))
+    return _Gathered(
+        np.concatenate(documents),
+        np.concatenate(sources),
+        np.concatenate(copies),
+        tokens,
+        pa.concat_tables(kept).combine_chunks() if kept else None,
+    )
+
+
+def _kept_of(slices: Path, stretch: Stretch, chosen: np.ndarray) -> pa.Table:
+    """What the source keeps of the documents of a stretch where `chosen` is true; nulls when it keeps nothing."""
+    kept = map_kept(slices, stretch.slice.name)
+    if kept is None:
+        nulls = pa.nulls(int(chosen.sum()), pa.large_string())
+        return pa.table([nulls, nulls], schema=KEPT)
+    return kept.slice(stretch.begin, stretch.end - stretch.begin).filter(mask_to_arrow(chosen))
+
+
+def _with_documents(task: PackTask, info: ShardInfo, gathered: _Gathered, packed: Packed) -> ShardInfo:
+    """Write the shard's table of documents too."""
+    assert gathered.kept is not None
+    name = table_name(task.window.split, task.window.name)
+    file = write_documents(
+        task.corpus / name,
+        packed,
+        gathered.source,
+        [str(source.name) for source in task.config.sources],
+        np.stack([gathered.documents["hash_hi"], gathered.documents["hash_lo"]], axis=1),
+        gathered.kept,
+    )
+    return info.model_copy(update={"files": {**info.files, name: file}})
 
 
 def _prefixes(config: PrepConfig, gathered: _Gathered, packed: Packed) -> np.ndarray:

@@ -135,6 +135,11 @@ class Split:
         local = index - self._first_row[shard]
         return Row(tokens[local], segments[row_ptr[local] : row_ptr[local + 1]])
 
+    def locate(self, index: int) -> tuple[ShardInfo, int]:
+        """The shard that the row at `index` in [0, len(split)) lies in, and its number there."""
+        shard = bisect_right(self._first_row, index) - 1
+        return self.info.shards[shard], index - self._first_row[shard]
+
     def __getstate__(self) -> dict:
         # a data-loader worker maps the files itself; pickling a mapping would copy the shard
         return {**self.__dict__, "_mapped": {}}

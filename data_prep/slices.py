@@ -2,7 +2,9 @@
 
     NAME.tokens      ids, uint16 or uint32, flat
     NAME.documents   one `DOCUMENT` record per document, in canonical order
-    NAME.json        counts, and a checksum of the two; written last, so a slice without it does not exist
+    NAME.kept        what the source keeps of each document's record, an Arrow stream in the schema `KEPT`; only when
+                     it keeps something
+    NAME.json        counts, and a checksum of each; written last, so a slice without it does not exist
 
 These files live in the work directory and are not flushed to the disk: after a crash the checksums tell which are
 whole.
@@ -17,7 +19,10 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import xxhash
+
+from data_prep.documents import KEPT
 
 DOCUMENT = np.dtype(
     [
@@ -44,7 +49,7 @@ class SliceRecord:
         prefixes_cut: prefixes that were cut from the left to fit a row.
         input_bytes: of the stored file that were read.
         seconds: how long one process worked on it.
-        sizes, checksums: of the two files, by their endings.
+        sizes, checksums: of the files, by their endings.
     """
 
     records: int = 0
@@ -58,29 +63,63 @@ class SliceRecord:
     checksums: dict[str, str] = field(default_factory=dict)
 
 
+class _HashedFile:
+    """A new file, and the checksum of what was written to it."""
+
+    closed = False  # Arrow asks
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._hash = xxhash.xxh3_128()
+        self.size = 0
+
+    def write(self, content: Any) -> int:
+        self._hash.update(content)
+        self.size += len(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def checksum(self) -> str:
+        return self._hash.hexdigest()
+
+
 class SliceWriter:
     """Writes a slice piece by piece in bounded memory; it exists only when the `with` block ends without an error."""
 
     def __init__(self, directory: Path, name: str, scratch: Path) -> None:
         """`scratch` is a directory on the same file system, where a killed writer's files are left."""
-        self.directory, self.name = directory, name
-        self._temporary = {part: scratch / f"{name}.{part}" for part in ("tokens", "documents")}
-        self._marker = scratch / f"{name}.json"
-        self._hashes = {part: xxhash.xxh3_128() for part in self._temporary}
+        self.directory, self.name, self.scratch = directory, name, scratch
         self.record = SliceRecord()
         self.tokens_written = 0
+        self._files: dict[str, _HashedFile] = {}
+        self._kept: pa.RecordBatchWriter | None = None
 
     def __enter__(self) -> "SliceWriter":
         self._began = time.monotonic()
-        self._files = {part: path.open("wb") for part, path in self._temporary.items()}
+        for part in ("tokens", "documents"):
+            self._open(part)
         return self
 
-    def append(self, tokens: np.ndarray, documents: np.ndarray) -> None:
-        """Add ids and the `DOCUMENT` records that point into them; `start` counts from the slice's first token."""
+    def append(self, tokens: np.ndarray, documents: np.ndarray, kept: pa.RecordBatch | None = None) -> None:
+        """Add documents.
+
+        Args:
+            tokens: their ids.
+            documents: `DOCUMENT` records that point into all ids of the slice.
+            kept: one row per document in the schema `KEPT`; for all documents of a slice, or for none.
+        """
         for part, array in (("tokens", tokens), ("documents", documents)):
-            content = np.ascontiguousarray(array).view(np.uint8).data
-            self._files[part].write(content)
-            self._hashes[part].update(content)
+            self._files[part].write(np.ascontiguousarray(array).view(np.uint8).data)
+        if kept is not None:
+            if self._kept is None:
+                self._kept = pa.ipc.new_stream(self._open("kept"), KEPT)
+            self._kept.write_batch(kept)
         self.tokens_written += len(tokens)
         self.record.documents += len(documents)
 
@@ -88,19 +127,27 @@ class SliceWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if self._kept is not None:
+                self._kept.close()
             for part, file in self._files.items():
-                self.record.sizes[part] = file.tell()
-                self.record.checksums[part] = self._hashes[part].hexdigest()
                 file.close()
+                self.record.sizes[part], self.record.checksums[part] = file.size, file.checksum
             if kind is None:
-                for part, path in self._temporary.items():
-                    path.replace(self.directory / f"{self.name}.{part}")
+                for part in self._files:
+                    self._temporary(part).replace(self.directory / f"{self.name}.{part}")
                 self.record.seconds = time.monotonic() - self._began
-                self._marker.write_text(json.dumps(vars(self.record)), encoding="utf-8")
-                self._marker.replace(self.directory / f"{self.name}.json")
+                self._temporary("json").write_text(json.dumps(vars(self.record)), encoding="utf-8")
+                self._temporary("json").replace(self.directory / f"{self.name}.json")
         finally:
-            for path in self._temporary.values():
-                path.unlink(missing_ok=True)
+            for part in self._files:
+                self._temporary(part).unlink(missing_ok=True)
+
+    def _open(self, part: str) -> _HashedFile:
+        self._files[part] = _HashedFile(self._temporary(part))
+        return self._files[part]
+
+    def _temporary(self, part: str) -> Path:
+        return self.scratch / f"{self.name}.{part}"
 
 
 def read_record(directory: Path, name: str) -> SliceRecord | None:
@@ -114,7 +161,7 @@ def read_record(directory: Path, name: str) -> SliceRecord | None:
 
 
 def is_whole(directory: Path, name: str) -> bool:
-    """Whether a slice is finished and its two files are what was written."""
+    """Whether a slice is finished and its files are what was written."""
     record = read_record(directory, name)
     if record is None:
         return False
@@ -136,6 +183,12 @@ def map_documents(directory: Path, name: str) -> np.ndarray:
 def map_tokens(directory: Path, name: str, dtype: np.dtype) -> np.ndarray:
     """The flat ids of a slice, memory-mapped."""
     return _map(directory / f"{name}.tokens", dtype)
+
+
+def map_kept(directory: Path, name: str) -> pa.Table | None:
+    """What was kept of the slice's documents, memory-mapped; None when its source keeps nothing."""
+    path = directory / f"{name}.kept"
+    return pa.ipc.open_stream(pa.memory_map(str(path))).read_all() if path.is_file() else None
 
 
 def _map(path: Path, dtype: np.dtype) -> np.ndarray:

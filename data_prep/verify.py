@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.documents_table import places, table_name
 from data_prep.manifest import TOKENIZER_DIRECTORY, FileInfo, Manifest, ShardInfo
 from data_prep.shards import PADDING, PARTS, map_array, size_problem
 from data_prep.workers import Workers, report_progress
@@ -97,7 +98,7 @@ def _content_problems(shard: _Shard) -> list[str]:
         return [f"{where}.row_ptr.npy, segments.npy: shapes that do not belong together"]
     if row_ptr[0] != 0 or row_ptr[-1] != len(segments) or (np.diff(row_ptr) < 1).any():
         return [f"{where}.row_ptr.npy: not increasing from 0 to the number of segments"]
-    problems = []
+    problems = _documents_problems(shard, row_ptr, segments)
     if int(tokens.max()) >= shard.vocab_size:
         problems.append(f"{where}.tokens.npy: id {int(tokens.max())} is outside the vocabulary of {shard.vocab_size}")
     start, prefix = segments[:, 0].astype(np.int64), segments[:, 1].astype(np.int64)
@@ -118,3 +119,20 @@ def _content_problems(shard: _Shard) -> list[str]:
         ),
     }
     return problems + [f"{where}.segments.npy: {fault}" for fault, applies in faults.items() if applies]
+
+
+def _documents_problems(shard: _Shard, row_ptr: np.ndarray, segments: np.ndarray) -> list[str]:
+    """Whether the table of documents, when there is one, has one record per segment that is not padding."""
+    name = table_name(shard.split, shard.info.name)
+    if name not in shard.info.files:
+        return []
+    try:
+        found = places(shard.corpus / name)
+    except DataError as error:
+        return [str(error)]
+    is_text = segments[:, 1] != PADDING
+    row = np.repeat(np.arange(len(row_ptr) - 1), np.diff(row_ptr))
+    expected = row[is_text], (np.arange(len(segments)) - row_ptr[row])[is_text]
+    if not all(map(np.array_equal, found, expected)):
+        return [f"{shard.corpus / name}: its records are not the shard's segments"]
+    return []
