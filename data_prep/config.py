@@ -149,7 +149,24 @@ class WarcSource(_FileSource):
     kind: Literal["warc"]
 
 
-AnySource = JsonlSource | ParquetSource | TextSource | WetSource | WarcSource
+class HuggingFaceSource(RecordSource):
+    """A Hugging Face dataset, streamed.
+
+    Attributes:
+        dataset: a name on the hub, a directory with data files, or one that `save_to_disk` wrote.
+        subset: the dataset's configuration, when it has several.
+        split: one of its splits, by its name alone.
+        revision: a branch, tag or commit on the hub; by default the newest commit at the beginning.
+    """
+
+    kind: Literal["huggingface"]
+    dataset: str
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+AnySource = JsonlSource | ParquetSource | TextSource | WetSource | WarcSource | HuggingFaceSource
 SourceConfig = Annotated[AnySource, Field(discriminator="kind")]
 
 

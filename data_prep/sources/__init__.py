@@ -33,6 +33,7 @@ from data_prep.documents import Documents
 from foreword.errors import DataError
 
 MODULES = {
+    "huggingface": "data_prep.sources.huggingface",
     "jsonl": "data_prep.sources.jsonl",
     "parquet": "data_prep.sources.parquet",
     "text": "data_prep.sources.text",

@@ -17,7 +17,7 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 
 from data_prep.sources import InputFile
-from data_prep.sources.remote import find_remote, is_remote, open_remote
+from data_prep.sources.remote import find_remote, is_remote, open_remote, sha256_from_store
 from foreword.errors import ConfigError, DataError
 from foreword.files import sha256_of
 
@@ -48,9 +48,11 @@ def find_files(patterns: str | list[str]) -> list[InputFile]:
 
 
 def sha256_of_input(path: str) -> str:
-    """Hex SHA-256 of a file's bytes as they are stored; a file behind a URL is read through for it."""
+    """Hex SHA-256 of a file's bytes as they are stored; behind a URL it is read through, unless the store knows it."""
     if not is_remote(path):
         return sha256_of(Path(path))
+    if (known := sha256_from_store(path)) is not None:
+        return known
     with open_remote(path) as file:
         return hashlib.file_digest(cast(io.RawIOBase, file), "sha256").hexdigest()
 
@@ -90,6 +92,25 @@ def open_measured(path: str) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
     except OSError as error:
         if error.errno is None and is_compressed(path):  # how Arrow and bz2 tell of a damaged stream
             raise DamagedFile(f"the compressed file is damaged or truncated: {error}") from None
+        raise DataError(f"cannot be read: {error.strerror or error}", where=path) from None
+
+
+@contextmanager
+def arrow_errors(path: str, kind: str) -> Iterator[None]:
+    """Name what Arrow raises while it reads a file that should be of this kind ("a Parquet file").
+
+    Raises:
+        DamagedFile: it is not, or it is damaged.
+        DataError: it cannot be read.
+    """
+    try:
+        yield
+    # MemoryError: a damaged length; KeyError: a type that pyarrow has no name for
+    except (pa.ArrowException, UnicodeDecodeError, MemoryError, KeyError) as error:
+        raise DamagedFile(f"not {kind}, or damaged: {error}") from None
+    except OSError as error:
+        if error.errno is None:  # Arrow's word for damage
+            raise DamagedFile(f"not {kind}, or damaged: {error}") from None
         raise DataError(f"cannot be read: {error.strerror or error}", where=path) from None
 
 

@@ -6,25 +6,24 @@ groups are large some ranges hold nothing. Memory does not grow with the row gro
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.config import ParquetSource
+from data_prep.config import ParquetSource, RecordSource
 from data_prep.documents import Documents
 from data_prep.sources import BadRecords, InputFile
-from data_prep.sources.files import DamagedFile, byte_ranges, find_files, open_stored, sha256_of_input
+from data_prep.sources.files import DamagedFile, arrow_errors, byte_ranges, find_files, open_stored, sha256_of_input
 from data_prep.sources.records import columns_of, missing_field, required_fields
 from data_prep.sources.tables import Place, documents_of
-from foreword.errors import DataError
 
 BATCH_BYTES = 1 << 22
 """Of text in a batch, about; a batch has at least one row."""
 BATCH_ROWS = 1 << 14
 BUFFER_BYTES = 1 << 20
 """Read ahead of each column."""
+_KIND = "a Parquet file"
 
 
 def list_files(source: ParquetSource) -> list[InputFile]:
@@ -62,7 +61,7 @@ class _RowGroup:
     size_bytes: int
 
 
-def read(source: ParquetSource, path: str, begin: int, end: int, bad: BadRecords) -> Iterator[Documents]:
+def read(source: RecordSource, path: str, begin: int, end: int, bad: BadRecords) -> Iterator[Documents]:
     """The documents of the row groups that begin in [begin, end); damage costs the rest of its row group."""
     fields = required_fields(source)
     try:
@@ -82,13 +81,13 @@ def read(source: ParquetSource, path: str, begin: int, end: int, bad: BadRecords
 
 
 def _read_group(
-    source: ParquetSource, file: pq.ParquetFile, number: int, group: _RowGroup, path: str, bad: BadRecords
+    source: RecordSource, file: pq.ParquetFile, number: int, group: _RowGroup, path: str, bad: BadRecords
 ) -> Iterator[Documents]:
     batch_rows = min(max(BATCH_BYTES * group.rows // max(group.size_bytes, 1), 1), BATCH_ROWS)
     row = group.first_row
     columns = columns_of(source, file.schema_arrow.names)
     try:
-        with _damage_named():
+        with arrow_errors(path, _KIND):
             batches = file.iter_batches(batch_rows, row_groups=[number], columns=columns, use_threads=False)
             for batch in batches:
                 input_bytes = (group.end - group.begin) * len(batch) // max(group.rows, 1)
@@ -106,27 +105,13 @@ def _open(path: str) -> Iterator[tuple[pq.ParquetFile, list[str], list[_RowGroup
         DamagedFile: not a Parquet file, or damaged.
         DataError: the file cannot be read.
     """
-    try:
-        with open_stored(path) as stored:
-            with _damage_named():
-                file = pq.ParquetFile(stored, buffer_size=BUFFER_BYTES)
-                names = file.schema_arrow.names
-                groups = _row_groups(file.metadata, stored.seek(0, os.SEEK_END))
-            yield file, names, groups
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", where=path) from None
-
-
-@contextmanager
-def _damage_named() -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DamagedFile(f"not a Parquet file, or damaged: {error}") from None
-    except OSError as error:
-        if error.errno is not None:  # Arrow's errors have none
-            raise
-        raise DamagedFile(f"not a Parquet file, or damaged: {error}") from None
+    with ExitStack() as stack:
+        with arrow_errors(path, _KIND):
+            stored = stack.enter_context(open_stored(path))
+            file = pq.ParquetFile(stored, buffer_size=BUFFER_BYTES)
+            names = file.schema_arrow.names
+            groups = _row_groups(file.metadata, stored.seek(0, os.SEEK_END))
+        yield file, names, groups
 
 
 def _row_groups(metadata: pq.FileMetaData, file_bytes: int) -> list[_RowGroup]:

@@ -35,18 +35,23 @@ def find_remote(url: str) -> list[InputFile]:
     filesystem, path = _filesystem(url)
     magic = "*[" if url.startswith(("http://", "https://")) else "*?["  # a question mark begins a URL's query
     try:
-        if any(character in path for character in magic):
-            found = filesystem.glob(path, detail=True)
+        if not any(character in path for character in magic):
+            found = {url: filesystem.info(path)}
         else:
-            found = {path: filesystem.info(path)}
+            matches = filesystem.glob(path, detail=True)
+            found = {filesystem.unstrip_protocol(name): matches[name] for name in sorted(matches)}
     except FileNotFoundError:
         return []
-    except ForewordError:
-        raise
     except Exception as error:  # every store has its own errors
         raise MachineError(f"cannot be reached: {_text_of(error)}", where=url) from None
-    files = {name: info for name, info in found.items() if info.get("type") != "directory"}
-    return [_input_file(filesystem.unstrip_protocol(name), files[name]) for name in sorted(files)]
+    return [_input_file(name, info) for name, info in found.items() if info.get("type") != "directory"]
+
+
+def sha256_from_store(url: str) -> str | None:
+    """Hex SHA-256 of the file at a URL as far as its store tells it (the Hugging Face hub, of large files), or None."""
+    with _reading(url):
+        filesystem, path = _filesystem(url)
+        return (filesystem.info(path).get("lfs") or {}).get("sha256")
 
 
 def open_remote(url: str) -> BinaryIO:
