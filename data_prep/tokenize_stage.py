@@ -15,13 +15,12 @@ from data_prep.arrays import to_arrow
 from data_prep.clean import clean
 from data_prep.config import FieldPrefix, PrepConfig, prefix_policy
 from data_prep.documents import Documents, buffers
-from data_prep.gather import gather
 from data_prep.prefix import TokenDocuments, ends_with_eod, fit_field_documents, token_documents
 from data_prep.shards import token_dtype
 from data_prep.slices import DOCUMENT, LARGEST_DOCUMENT_BYTES, SliceRecord, SliceWriter
 from data_prep.sources import BadRecords, module_of
 from data_prep.tokenizers import Tokenizer, load_tokenizer
-from data_prep.tokenizers.engine import SAMPLE_CHARS, Engine, check_engine, make_engine
+from data_prep.tokenizers.engine import SAMPLE_CHARS, Engine, ReferenceEngine, check_engine, check_ids, make_engine
 from data_prep.workers import report_progress
 from foreword.errors import DataError
 from foreword.files import atomic_write
@@ -122,9 +121,9 @@ def encode_batch(
         raise DataError(
             f"the tokenizer gave id {int(ids.max())}, its vocabulary has {tokenizer.vocab_size} ids", where=where
         )
-    narrow = ids.astype(token_dtype(tokenizer.vocab_size))
+    _check_sample(documents.texts, ids, offsets, tokenizer, engine, where)
     with_eod = ends_with_eod(policy, documents.part_ptr)
-    tokens, token_ptr = _insert_eod(narrow, offsets, with_eod, tokenizer.eod_id)
+    tokens, token_ptr = _with_eod(ids, offsets, with_eod, tokenizer.eod_id, token_dtype(tokenizer.vocab_size))
     found = token_documents(policy, documents.part_ptr, token_ptr)
     dropped = writer.record.dropped
     if isinstance(policy, FieldPrefix):
@@ -142,21 +141,21 @@ def encode_batch(
     dropped["too_many_tokens"] += int(too_many.sum())
     found = found.select(~(too_few | too_many))
     records = _document_records(documents, found, writer.tokens_written)
-    _check_sample(documents, records, tokenizer, engine, where)
     writer.append(tokens, records, _kept_of(documents, found))
 
 
-def _insert_eod(
-    ids: np.ndarray, offsets: np.ndarray, with_eod: np.ndarray, eod_id: int
+def _with_eod(
+    ids: np.ndarray, offsets: np.ndarray, with_eod: np.ndarray, eod_id: int, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of parts -> ids with the end-of-document id after chosen parts, and int64 [parts + 1] where each begins."""
-    parts = len(with_eod)
-    starts, lengths = np.empty(2 * parts, np.int64), np.empty(2 * parts, np.int64)
-    starts[0::2], lengths[0::2] = offsets[:-1], np.diff(offsets)
-    starts[1::2], lengths[1::2] = len(ids), with_eod
-    token_ptr = np.zeros(parts + 1, dtype=np.int64)
-    np.cumsum(lengths[0::2] + with_eod, out=token_ptr[1:])
-    return gather(np.append(ids, ids.dtype.type(eod_id)), starts, lengths), token_ptr
+    """Ids of parts -> ids in `dtype` with an end-of-document id after chosen parts, and where each part begins."""
+    token_ptr = np.zeros(len(with_eod) + 1, dtype=np.int64)
+    np.cumsum(np.diff(offsets) + with_eod, out=token_ptr[1:])
+    tokens = np.empty(token_ptr[-1], dtype)
+    tokens[token_ptr[1:][with_eod] - 1] = eod_id
+    # one pass narrows and moves them
+    for to, begin, end in zip(token_ptr[:-1].tolist(), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        tokens[to : to + end - begin] = ids[begin:end]
+    return tokens, token_ptr
 
 
 def _document_records(documents: Documents, found: TokenDocuments, tokens_before: int) -> np.ndarray:
@@ -198,14 +197,23 @@ def _digests(data: memoryview, offsets: list[int], found: TokenDocuments) -> lis
     return digests
 
 
-def _check_sample(documents: Documents, records: np.ndarray, tokenizer: Tokenizer, engine: Engine, where: str) -> None:
-    """Hold the engine against the reference on one stretch of text of this batch, chosen by content."""
-    if not len(records):
+def _check_sample(
+    texts: pa.LargeStringArray, ids: np.ndarray, offsets: np.ndarray, tokenizer: Tokenizer, engine: Engine, where: str
+) -> None:
+    """Hold the engine against the reference on one text of this batch, chosen by content.
+
+    A short one is compared with the ids that go into the corpus, of a long one a stretch is encoded by both.
+    """
+    if isinstance(engine, ReferenceEngine):
         return
-    key = int(records["hash_lo"][0])
-    text = documents.texts[key % len(documents.texts)].as_py()
-    begin = (key >> 32) % max(len(text) - SAMPLE_CHARS, 1)
-    check_engine(engine, tokenizer, [text[begin : begin + SAMPLE_CHARS]], where)
+    key = xxhash.xxh3_64_intdigest(buffers(texts)[0][:SAMPLE_CHARS].data)
+    chosen = key % len(texts)
+    text = texts[chosen].as_py()
+    if len(text) > SAMPLE_CHARS:
+        begin = (key >> 32) % (len(text) - SAMPLE_CHARS)
+        check_engine(engine, tokenizer, [text[begin : begin + SAMPLE_CHARS]], where)
+    else:
+        check_ids(ids[offsets[chosen] : offsets[chosen + 1]].tolist(), tokenizer, text, where)
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import orjson
 
 from data_prep.manifest import FileInfo, TokenizerInfo
 from data_prep.tokenizers.base import Tokenizer
@@ -133,4 +134,4 @@ def _construct(kind: str, path: Path, contents: dict[str, bytes]) -> Tokenizer:
 
     if kind == "gpt2_bpe":
         return JsonTokenizer(kind, path.name, contents, gpt2_json(contents))
-    return JsonTokenizer(kind, path.name, contents, json.loads(contents["tokenizer.json"]))
+    return JsonTokenizer(kind, path.name, contents, orjson.loads(contents["tokenizer.json"]))

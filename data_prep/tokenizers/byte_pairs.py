@@ -1,9 +1,9 @@
 """GPT-2's byte-level BPE from its own two files, and any tokenizer.json; the tokenizers library is the reference."""
 
-import json
 from typing import Any
 
 import numpy as np
+import orjson
 import tokenizers
 
 from data_prep.tokenizers.base import Tokenizer
@@ -31,7 +31,8 @@ class JsonTokenizer(Tokenizer):
             "truncation": None,
             "padding": None,
         }
-        self._reference = tokenizers.Tokenizer.from_str(json.dumps(self._config))
+        self._json = orjson.dumps(self._config).decode()
+        self._reference = tokenizers.Tokenizer.from_str(self._json)
         super().__init__(name, files, max(self._ids.values()) + 1, frozenset(special))
 
     def encode(self, text: str) -> list[int]:
@@ -67,7 +68,7 @@ class JsonTokenizer(Tokenizer):
 
     def engine_json(self) -> str | None:
         """The same tokenizer.json without special tokens; None unless it is BPE, the engine's only model."""
-        return json.dumps(self._config) if self._config["model"].get("type") == "BPE" else None
+        return self._json if self._config["model"].get("type") == "BPE" else None
 
 
 def gpt2_json(contents: dict[str, bytes]) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def gpt2_json(contents: dict[str, bytes]) -> dict[str, Any]:
     vocab_name, merges_name = (
         ("encoder.json", "vocab.bpe") if "encoder.json" in contents else ("vocab.json", "merges.txt")
     )
-    vocab = json.loads(contents[vocab_name])
+    vocab = orjson.loads(contents[vocab_name])
     lines = contents[merges_name].decode().split("\n")
     merges = [line for line in lines if line and not line.startswith("#version")]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
