@@ -166,7 +166,19 @@ class HuggingFaceSource(RecordSource):
     revision: str | None = None
 
 
-AnySource = JsonlSource | ParquetSource | TextSource | WetSource | WarcSource | HuggingFaceSource
+class MegatronSource(_FileSource):
+    """Megatron-LM's and GPT-NeoX's .bin and .idx: tokenized already, by the tokenizer that the preparation names.
+
+    Attributes:
+        path: as of other files; the endings .bin and .idx may be left out.
+        vocab_size: of the tokenizer that made the ids; it has to be the configured one, and every id is checked.
+    """
+
+    kind: Literal["megatron"]
+    vocab_size: PositiveInt
+
+
+AnySource = JsonlSource | ParquetSource | TextSource | WetSource | WarcSource | HuggingFaceSource | MegatronSource
 SourceConfig = Annotated[AnySource, Field(discriminator="kind")]
 
 

@@ -8,11 +8,13 @@ source's configuration asks to keep of each record (`id_field`, `keep_fields`) g
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from data_prep.arrays import mask_to_arrow
+from data_prep.gather import gather
 
 KEPT = pa.schema([("id", pa.large_string()), ("fields", pa.large_string())])
 """What is kept of a record beside its text: its id, and other fields as one JSON object; null where there is none."""
@@ -63,7 +65,36 @@ class Documents:
         return Documents(self.texts.filter(mask_to_arrow(np.repeat(keep, counts))), part_ptr, kept, self.input_bytes)
 
 
-def leave_out(documents: Documents, faults: Iterable[tuple[str, np.ndarray]]) -> tuple[Documents, Counter[str]]:
+@dataclass(frozen=True)
+class TokenizedDocuments:
+    """A batch of documents that come as ids, from sources that are tokenized already.
+
+    Attributes:
+        ids: integers [n] of any type, each in the vocabulary.
+        token_ptr: int64 [documents + 1]; document d has the ids ids[token_ptr[d]:token_ptr[d + 1]].
+        input_bytes: as in `Documents`.
+    """
+
+    ids: np.ndarray
+    token_ptr: np.ndarray
+    input_bytes: int = 0
+
+    def __len__(self) -> int:
+        return len(self.token_ptr) - 1
+
+    def select(self, keep: np.ndarray) -> "TokenizedDocuments":
+        """The documents where the bool [documents] array `keep` is true."""
+        if keep.all():
+            return self
+        lengths = np.diff(self.token_ptr)[keep]
+        token_ptr = np.concatenate([[0], np.cumsum(lengths)])
+        return TokenizedDocuments(gather(self.ids, self.token_ptr[:-1][keep], lengths), token_ptr, self.input_bytes)
+
+
+Batch = TypeVar("Batch", Documents, TokenizedDocuments)
+
+
+def leave_out(documents: Batch, faults: Iterable[tuple[str, np.ndarray]]) -> tuple[Batch, Counter[str]]:
     """Leave out documents and count why.
 
     Args:

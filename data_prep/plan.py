@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from data_prep.config import PrepConfig
+from data_prep.config import MegatronSource, PrepConfig
 from data_prep.manifest import MANIFEST_NAME, Manifest
 from data_prep.sources import module_of
 from data_prep.tokenizers import Tokenizer
@@ -82,11 +82,17 @@ def make_plan(config: PrepConfig, tokenizer: Tokenizer) -> Plan:
     """Look at the input files (not into them) and cut them into slices.
 
     Raises:
-        ConfigError: a file that does not exist.
+        ConfigError: a file that does not exist, or ids of another tokenizer.
     """
     files: list[PlannedFile] = []
     slices: list[PlannedSlice] = []
     for number, source in enumerate(config.sources):
+        if isinstance(source, MegatronSource) and source.vocab_size != tokenizer.vocab_size:
+            raise ConfigError(
+                f"its ids are of a vocabulary of {source.vocab_size:,}, the tokenizer has {tokenizer.vocab_size:,} ids",
+                where=source.name,
+                remedy="name the tokenizer that made the ids, and its vocab_size without padding",
+            )
         module = module_of(source.kind)
         for file in module.list_files(source):
             ranges = module.cut(file.path, file.size_bytes, config.slice_bytes) or [(0, 0)]  # every file has a slice

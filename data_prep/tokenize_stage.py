@@ -14,11 +14,12 @@ import xxhash
 from data_prep.arrays import to_arrow
 from data_prep.clean import clean
 from data_prep.config import FieldPrefix, PrepConfig, prefix_policy
-from data_prep.documents import Documents, buffers
+from data_prep.documents import Documents, TokenizedDocuments, buffers
 from data_prep.prefix import TokenDocuments, ends_with_eod, fit_field_documents, token_documents
 from data_prep.shards import token_dtype
 from data_prep.slices import DOCUMENT, LARGEST_DOCUMENT_BYTES, SliceRecord, SliceWriter
 from data_prep.sources import BadRecords, module_of
+from data_prep.tokenized import append_tokenized
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from data_prep.tokenizers.engine import SAMPLE_CHARS, Engine, ReferenceEngine, check_engine, check_ids, make_engine
 from data_prep.workers import report_progress
@@ -91,11 +92,14 @@ def tokenize_slice(task: TokenizeTask) -> SliceRecord:
         record = writer.record
         for batch in module_of(source.kind).read(source, task.path, task.begin, task.end, bad):
             record.records += len(batch)
-            documents, dropped, removed = clean(batch, config.text, judged=not isinstance(policy, FieldPrefix))
-            record.dropped += dropped
-            record.removed += removed
-            if len(documents):
-                encode_batch(documents, config, policy, tokenizer, engine, writer, task.path)
+            if isinstance(batch, TokenizedDocuments):
+                append_tokenized(batch, config.text, tokenizer, writer)
+            else:
+                documents, dropped, removed = clean(batch, config.text, judged=not isinstance(policy, FieldPrefix))
+                record.dropped += dropped
+                record.removed += removed
+                if len(documents):
+                    encode_batch(documents, config, policy, tokenizer, engine, writer, task.path)
             report_progress(batch.input_bytes)
             record.input_bytes += batch.input_bytes
             if task.limit_bytes is not None and record.input_bytes >= task.limit_bytes:

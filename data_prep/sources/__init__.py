@@ -11,7 +11,7 @@ outside it knows the format:
         Ranges [begin, end) of about `slice_bytes` that together hold every record once; a pure function of its
         arguments that does not read the file. What can only be read from its start is one range [(0, size_bytes)].
         What the numbers count is the module's own affair.
-    read(source, path, begin, end, bad) -> Iterator[Documents]
+    read(source, path, begin, end, bad) -> Iterator[Documents], or of TokenizedDocuments
         The documents of one range in file order, in batches of a few megabytes; memory must not grow with the file.
         A record that cannot be used goes to `bad.found(...)`, which raises or counts as configured. Each batch says how
         much of the file it was read from (`input_bytes`), so that progress and predictions are right.
@@ -29,12 +29,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from data_prep.config import AnySource
-from data_prep.documents import Documents
+from data_prep.documents import Documents, TokenizedDocuments
 from foreword.errors import DataError
 
 MODULES = {
     "huggingface": "data_prep.sources.huggingface",
     "jsonl": "data_prep.sources.jsonl",
+    "megatron": "data_prep.sources.megatron",
     "parquet": "data_prep.sources.parquet",
     "text": "data_prep.sources.text",
     "warc": "data_prep.sources.warc",
@@ -103,7 +104,9 @@ class SourceModule(Protocol):
     def cut(self, path: str, size_bytes: int, slice_bytes: int) -> list[tuple[int, int]]:
         """Ranges that together hold every record once."""
 
-    def read(self, source: AnySource, path: str, begin: int, end: int, bad: BadRecords) -> Iterator[Documents]:
+    def read(
+        self, source: AnySource, path: str, begin: int, end: int, bad: BadRecords
+    ) -> Iterator[Documents] | Iterator[TokenizedDocuments]:
         """The documents of one range."""
 
 

@@ -16,6 +16,7 @@ import xxhash
 
 from data_prep.clean import clean
 from data_prep.config import FieldPrefix, PrepConfig, TokenizerTrainingConfig
+from data_prep.documents import TokenizedDocuments
 from data_prep.sources import BadRecords, module_of
 from foreword.console import progress, say
 from foreword.errors import ConfigError, DataError
@@ -149,6 +150,8 @@ def _documents(config: PrepConfig) -> Iterator[str]:
             module = module_of(source.kind)
             for begin, end in module.cut(file.path, file.size_bytes, config.slice_bytes):
                 for batch in module.read(source, file.path, begin, end, bad):
+                    if isinstance(batch, TokenizedDocuments):
+                        raise ConfigError("it has ids and no text", where=source.name, remedy="train on other sources")
                     documents, _, _ = clean(batch, config.text, judged=not isinstance(source.prefix, FieldPrefix))
                     yield from documents.texts.to_pylist()
                     shown.update(min(done + documents.texts.nbytes, total_bytes) / 1e6)
