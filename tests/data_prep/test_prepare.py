@@ -106,21 +106,6 @@ def test_a_torn_slice_of_a_crashed_run_is_made_again(make_config, jsonl_path, tm
     assert bytes_of(Path(config.output)) == bytes_of(Path(expected.output))
 
 
-def test_sigterm_stops_with_75_and_the_same_command_finishes(make_config, jsonl_path, tmp_path):
-    config = make_config(jsonl_path, slice_bytes=2000)
-    (tmp_path / "config.yaml").write_text(dump_config(config))
-    command = [sys.executable, "-m", "foreword", "prep", str(tmp_path / "config.yaml")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while process.poll() is None and not list((Path(config.output) / ".work" / "slices").glob("*.json")):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGTERM)
-    _, message = process.communicate()
-    assert process.returncode == 75
-    assert "run the same command again" in message and "Traceback" not in message
-    assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
-    assert verify_corpus(Path(config.output), 1) == []
-
-
 def test_exact_copies_are_dropped_and_the_first_stays(make_config, tmp_path):
     first = write_jsonl(tmp_path / "a.jsonl", ["one document", "another", "one document", "e\u0301"])
     second = write_jsonl(tmp_path / "b.jsonl", ["another", "a third", "\u00e9"])
