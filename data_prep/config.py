@@ -137,14 +137,14 @@ class TextSource(_FileSource):
     separator: Annotated[str, Field(min_length=1)] | None = None
 
 
-class WetSource(_FileSource):
-    """WET, the extracted text of Common Crawl; plain or .gz."""
+class WetSource(_FileSource, KeepingSource):
+    """WET, the extracted text of Common Crawl; plain or .gz. The headers of its records can be kept."""
 
     kind: Literal["wet"]
 
 
-class WarcSource(_FileSource):
-    """WARC, the web as it was fetched; plain or .gz."""
+class WarcSource(_FileSource, KeepingSource):
+    """WARC, the web as it was fetched; plain or .gz. The headers of its records can be kept."""
 
     kind: Literal["warc"]
 

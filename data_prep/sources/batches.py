@@ -1,29 +1,48 @@
 """Texts, one after the other -> batches of `Documents`, for sources that read record by record."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from typing import NamedTuple
 
-from data_prep.documents import Documents
+import numpy as np
+
+from data_prep.documents import Documents, kept_batch, string_array
 
 BATCH_BYTES = 1 << 22
 """Of text in a batch, about."""
 
 
-def in_batches(texts: Iterable[tuple[str, int]], begin: int) -> Iterator[Documents]:
-    """Collect texts into documents of one part each.
+class Found(NamedTuple):
+    """A document of one part.
 
-    Args:
-        texts: each with the byte up to which the stored file has been read when it is found.
-        begin: where reading begins.
+    Attributes:
+        text: of the document.
+        read_to: the byte up to which the stored file has been read.
+        kept: what the source keeps of its record, see `records.kept_of`; None when it keeps nothing.
     """
-    pending: list[str] = []
-    size = 0
-    counted = read_to = begin
-    for text, read_to in texts:
-        pending.append(text)
-        size += len(text)
+
+    text: str
+    read_to: int
+    kept: tuple[str | None, str | None] | None = None
+
+
+def in_batches(documents: Iterable[Found], begin: int) -> Iterator[Documents]:
+    """Collect documents into batches; `begin` is the byte where reading begins."""
+    pending: list[Found] = []
+    size, counted = 0, begin
+    for found in documents:
+        pending.append(found)
+        size += len(found.text)
         if size >= BATCH_BYTES:
-            yield replace(Documents.from_texts(pending), input_bytes=read_to - counted)
-            pending, size, counted = [], 0, read_to
+            yield _batch(pending, counted)
+            pending, size, counted = [], 0, found.read_to
     if pending:
-        yield replace(Documents.from_texts(pending), input_bytes=read_to - counted)
+        yield _batch(pending, counted)
+
+
+def _batch(documents: list[Found], counted: int) -> Documents:
+    return Documents(
+        texts=string_array([found.text for found in documents]),
+        part_ptr=np.arange(len(documents) + 1),
+        kept=kept_batch([found.kept for found in documents if found.kept]) if documents[0].kept else None,
+        input_bytes=documents[-1].read_to - counted,
+    )

@@ -21,7 +21,7 @@ from data_prep.config import HuggingFaceSource
 from data_prep.documents import Documents
 from data_prep.sources import BadRecords, InputFile, parquet
 from data_prep.sources.files import DamagedFile, arrow_errors, byte_ranges, find_files, open_stored, sha256_of_input
-from data_prep.sources.records import fields_of, missing_field
+from data_prep.sources.records import columns_of, missing_field, required_fields
 from data_prep.sources.tables import Place, documents_of
 from foreword.errors import ConfigError, DataError, ForewordError, MachineError
 
@@ -53,16 +53,17 @@ def read(source: HuggingFaceSource, path: str, begin: int, end: int, bad: BadRec
     if _is_parquet(path):
         yield from parquet.read(source, path, begin, end, bad)
         return
-    batches = _saved_batches(path, fields_of(source)) if _is_saved(source) else _streamed_batches(source, path)
+    batches = _saved_batches(source, path) if _is_saved(source) else _streamed_batches(source, path)
     row = 0
     try:
         for batch, input_bytes in batches:
-            missing = next((name for name in fields_of(source) if name not in batch.schema.names), None)
+            names = batch.schema.names
+            missing = next((name for name in required_fields(source) if name not in names), None)
             if missing is None:
-                documents = documents_of(source, batch.select(fields_of(source)), Place(path, row), bad)
+                documents = documents_of(source, batch.select(columns_of(source, names)), Place(path, row), bad)
                 yield replace(documents, input_bytes=input_bytes)
             else:
-                fault = missing_field(missing, batch.schema.names)
+                fault = missing_field(missing, names)
                 bad.found(partial(str, path), fault.reason, fault.detail, count=len(batch))
             row += len(batch)
     except DamagedFile as error:
@@ -146,14 +147,13 @@ def _saved_files(source: HuggingFaceSource) -> list[str]:
     return [file["filename"] for file in splits[source.split].cache_files]
 
 
-def _saved_batches(path: str, fields: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
+def _saved_batches(source: HuggingFaceSource, path: str) -> Iterator[tuple[pa.RecordBatch, int]]:
     """Batches of an Arrow stream, checked for damage."""
     position = 0
     with arrow_errors(path, "an Arrow file"), open_stored(path) as stored, pa.ipc.open_stream(stored) as batches:
         for batch in batches:
-            for name in fields:
-                if name in batch.schema.names:
-                    _check(batch.column(name))
+            for name in columns_of(source, batch.schema.names):
+                _check(batch.column(name))
             position, before = stored.tell(), position
             yield batch, position - before
 

@@ -65,7 +65,10 @@ def kept_of(source: KeepingSource, record: dict[str, Any]) -> tuple[str | None, 
         identity = str(value)
     if source.keep_fields:
         present = {name: record[name] for name in source.keep_fields if name in record}
-        fields = orjson.dumps(present, default=str).decode()
+        try:
+            fields = orjson.dumps(present, default=str).decode()
+        except orjson.JSONEncodeError as error:  # nested too deep, keys that are no strings
+            raise Unusable("wrong_type", f"the fields to keep cannot be written as JSON: {error}") from None
     return identity, fields
 
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from data_prep.config import TextSource
 from data_prep.documents import Documents
 from data_prep.sources import BadRecords, InputFile
-from data_prep.sources.batches import in_batches
+from data_prep.sources.batches import Found, in_batches
 from data_prep.sources.files import DamagedFile, byte_ranges, find_files, is_compressed, open_measured, sha256_of_input
 
 BLOCK_BYTES = 1 << 21
@@ -47,7 +47,7 @@ def overlaps_itself(separator: bytes) -> bool:
     return any(separator.startswith(separator[begin:]) for begin in range(1, len(separator)))
 
 
-def _texts(path: str, begin: int, end: int | None, separator: bytes, bad: BadRecords) -> Iterator[tuple[str, int]]:
+def _texts(path: str, begin: int, end: int | None, separator: bytes, bad: BadRecords) -> Iterator[Found]:
     """Documents, each with how far the file has been read."""
     after = begin
     try:
@@ -56,7 +56,7 @@ def _texts(path: str, begin: int, end: int | None, separator: bytes, bad: BadRec
                 after = position + len(piece)
                 text = _decode(piece, position, path, bad)
                 if text and not text.isspace():
-                    yield text, stored_position() if is_compressed(path) else after
+                    yield Found(text, stored_position() if is_compressed(path) else after)
     except DamagedFile as error:
         bad.found(lambda: f"{path}, after byte {after}", "damaged_file", str(error))
 

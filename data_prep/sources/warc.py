@@ -10,6 +10,7 @@ A file is read from its start, so it is one slice; a crawl has thousands.
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 from fastwarc.warc import WarcRecord
 from resiliparse.extract.html2text import extract_plain_text
@@ -18,9 +19,10 @@ from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encodi
 from data_prep.config import WarcSource
 from data_prep.documents import Documents
 from data_prep.sources import BadRecords, InputFile
-from data_prep.sources.batches import in_batches
+from data_prep.sources.batches import Found, in_batches
 from data_prep.sources.files import find_files, sha256_of_input
-from data_prep.sources.web_archive import Record, read_records
+from data_prep.sources.records import Unusable
+from data_prep.sources.web_archive import Record, kept_headers, name_of_place, read_records
 
 PAGE_BYTES = 1 << 24
 """What is looked at of a page, after its content encoding is undone; a small one may stand for gigabytes."""
@@ -52,18 +54,19 @@ def cut(path: str, size_bytes: int, slice_bytes: int) -> list[tuple[int, int]]:
 
 def read(source: WarcSource, path: str, begin: int, end: int, bad: BadRecords) -> Iterator[Documents]:
     """The documents of a file."""
-    return in_batches(_texts(path, bad), begin)
+    return in_batches(_documents(source, path, bad), begin)
 
 
-def _texts(path: str, bad: BadRecords) -> Iterator[tuple[str, int]]:
+def _documents(source: WarcSource, path: str, bad: BadRecords) -> Iterator[Found]:
     for record, read_to in read_records(path, "response", bad):
         try:
             page, charset = _page(record)
             text = main_text(decode_page(page, charset))
+            yield Found(text, read_to, kept_headers(source, record))
         except _LeftOut as reason:
             bad.left_out(str(reason))
-            continue
-        yield text, read_to
+        except Unusable as error:
+            bad.found(partial(name_of_place, path, record.position), error.reason, error.detail)
 
 
 def _page(record: Record) -> tuple[bytes, str | None]:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 
+from data_prep.config import KeepingSource
 from data_prep.sources import BadRecords
 from data_prep.sources.files import DamagedFile, is_compressed, open_measured
+from data_prep.sources.records import kept_of
 
 RECORD_BYTES = 1 << 27
 """The largest record that is read; a larger one is passed over."""
@@ -99,6 +101,18 @@ def read_records(path: str, record_type: str, bad: BadRecords) -> Iterator[tuple
 def name_of_place(path: str, position: int) -> str:
     """How errors name the record at a position of the decompressed file."""
     return f"{path}, record at byte {position}{' decompressed' if is_compressed(path) else ''}"
+
+
+def kept_headers(source: KeepingSource, record: Record) -> tuple[str | None, str | None] | None:
+    """What the source keeps of a record's headers, which it may name in any case; None when it keeps nothing.
+
+    Raises:
+        Unusable: there is no such header as the id.
+    """
+    if not source.keeps:
+        return None
+    named = {name: record.headers.get(name.lower()) for name in (source.id_field, *source.keep_fields) if name}
+    return kept_of(source, {**record.headers, **{name: value for name, value in named.items() if value is not None}})
 
 
 class _NotWhole(Exception):  # noqa: N818 - control flow inside this module

@@ -9,9 +9,10 @@ from functools import partial
 from data_prep.config import WetSource
 from data_prep.documents import Documents
 from data_prep.sources import BadRecords, InputFile
-from data_prep.sources.batches import in_batches
+from data_prep.sources.batches import Found, in_batches
 from data_prep.sources.files import find_files, sha256_of_input
-from data_prep.sources.web_archive import name_of_place, read_records
+from data_prep.sources.records import Unusable
+from data_prep.sources.web_archive import kept_headers, name_of_place, read_records
 
 
 def list_files(source: WetSource) -> list[InputFile]:
@@ -31,15 +32,16 @@ def cut(path: str, size_bytes: int, slice_bytes: int) -> list[tuple[int, int]]:
 
 def read(source: WetSource, path: str, begin: int, end: int, bad: BadRecords) -> Iterator[Documents]:
     """The documents of a file."""
-    return in_batches(_texts(path, bad), begin)
+    return in_batches(_documents(source, path, bad), begin)
 
 
-def _texts(path: str, bad: BadRecords) -> Iterator[tuple[str, int]]:
+def _documents(source: WetSource, path: str, bad: BadRecords) -> Iterator[Found]:
     for record, read_to in read_records(path, "conversion", bad):
         try:
             text = record.raw[record.content_begin :].decode()
+            yield Found(text, read_to, kept_headers(source, record))
         except UnicodeDecodeError as error:
             what = f"the text is not valid UTF-8 at byte {error.start} of its content"
             bad.found(partial(name_of_place, path, record.position), "invalid_utf8", what)
-            continue
-        yield text, read_to
+        except Unusable as error:
+            bad.found(partial(name_of_place, path, record.position), error.reason, error.detail)

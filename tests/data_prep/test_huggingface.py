@@ -16,7 +16,7 @@ import pytest
 from hub_server import COMMIT, Hub, running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from source_reading import read_documents, read_texts
+from source_reading import read_documents, read_kept, read_texts
 
 from foreword.errors import ConfigError, DataError, ForewordError
 
@@ -89,6 +89,14 @@ def test_fields_become_parts(tmp_path):
     turns = {"policy": "field", "turns_field": "chat", "turn_text_field": "content"}
     assert read_documents(prefix=pair, refuse=False, **saved) == ([["p", "c"]], {"null": 1})
     assert read_documents(prefix=turns, refuse=False, **saved) == ([["a", "b"]], {"null": 1})
+
+
+def test_fields_are_kept(tmp_path):
+    saved = save(tmp_path / "saved", text=["a", "b"], key=[7, 8], more=[{"x": 1}, None])
+    write_jsonl(tmp_path / "files/a.jsonl", [{"text": "a", "key": 7, "more": 3}])
+    wanted = {"id_field": "key", "keep_fields": ["more", "absent"]}
+    assert read_kept(**saved, **wanted)[0] == [("7", '{"more":{"x":1}}'), ("8", '{"more":null}')]
+    assert read_kept(**source(tmp_path / "files"), **wanted)[0] == [("7", '{"more":3}')]
 
 
 def test_nulls_missing_fields_and_other_types_are_named_or_counted(tmp_path):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from source_reading import read_documents, read_texts, source_of
+from source_reading import read_documents, read_kept, read_texts, source_of
 
 from data_prep.sources import BadRecords, parquet
 from foreword.errors import ConfigError, DataError, ForewordError
@@ -108,6 +108,12 @@ def test_fields_become_parts(tmp_path):
     ]
     with pytest.raises(DataError, match=r"a\.parquet, row 2: the field 'prompt' is null"):
         read_documents(prefix=pair, **source)
+
+
+def test_fields_are_kept(tmp_path):
+    source = write(tmp_path / "a.parquet", text=["a", "b"], key=["k", "l"], more=[[1], None], other=[0, 0])
+    kept = read_kept(id_field="key", keep_fields=["more", "absent"], **source)
+    assert kept == ([("k", '{"more":[1]}'), ("l", '{"more":null}')], {})
 
 
 def test_fields_that_are_not_utf8_are_bad_records(tmp_path):

@@ -95,10 +95,10 @@ def test_an_empty_file_holds_no_document(tmp_path):
 def test_a_document_of_a_hundred_megabytes_is_one_record_and_takes_seconds(tmp_path):
     long = b"x" * 100_000_000
     source = write(tmp_path / "a.txt", b"before|" + long + b"|after", separator="|")
-    begun = time.monotonic()
+    begun = time.process_time()
     read, _ = read_texts(slice_bytes=2**26, **source)
     assert [len(document) for document in read] == [6, 100_000_000, 5]
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
 
 
 def test_an_empty_separator_is_a_mistake(tmp_path):

@@ -8,7 +8,7 @@ import zlib
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from source_reading import read_texts
+from source_reading import read_kept, read_texts
 from web_records import response, warc_record
 
 from data_prep.sources import warc
@@ -125,6 +125,11 @@ def test_a_page_without_text_is_an_empty_document(tmp_path):
     assert read_texts(**write(tmp_path / "a.warc", response("<html></html>"), response(""))) == (["", ""], {})
 
 
+def test_headers_are_kept(tmp_path):
+    source = write(tmp_path / "a.warc", response(page()))
+    assert read_kept(id_field="WARC-Target-URI", **source) == ([("https://example.org/", None)], {})
+
+
 def test_a_broken_record_is_named_or_counted_and_the_next_page_is_read(tmp_path):
     broken = warc_record("response", b"HTTP/1.1 200 OK\r\n\r\n" + page().encode(), length=50)
     source = write(tmp_path / "a.warc", broken, response(page()))
@@ -143,9 +148,9 @@ def test_a_small_body_that_stands_for_a_large_page_takes_bounded_memory(tmp_path
 
 @pytest.mark.parametrize("tags", ["<div><p>x</p>", "<article>", "<table><tr><td>", "<ul><li>", "<b><i>", "<a href=x>y"])
 def test_no_nesting_makes_a_page_slow(tmp_path, tags):
-    begun = time.monotonic()
+    begun = time.process_time()
     read_texts(**write(tmp_path / "a.warc", response("<html><body>" + tags * 5000 + "end")))
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10
 
 
 @given(

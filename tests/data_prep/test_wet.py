@@ -6,7 +6,7 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from source_reading import read_texts
+from source_reading import read_kept, read_texts
 from web_records import conversion, warc_record
 
 from data_prep.sources import batches, web_archive
@@ -97,6 +97,15 @@ def test_an_empty_file_holds_no_document_and_another_file_is_refused(tmp_path):
         read_texts(**write(tmp_path / "a.wet", b"hello\n" * 100))
 
 
+def test_headers_are_kept_by_their_names_in_any_case(tmp_path):
+    source = write(tmp_path / "a.wet", conversion("one", WARC_Record_ID="<urn:1>"), conversion("two"))
+    wanted = {"id_field": "warc-record-id", "keep_fields": ["WARC-Target-URI", "WARC-Date"]}
+    with pytest.raises(DataError, match=r"record at byte \d+: the record has no field 'warc-record-id'"):
+        read_kept(**source, **wanted)
+    uri = '{"WARC-Target-URI":"https://example.org/"}'
+    assert read_kept(refuse=False, **source, **wanted) == ([("<urn:1>", uri)], {"missing_field": 1})
+
+
 def test_a_record_larger_than_the_limit_is_left_out_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(web_archive, "RECORD_BYTES", 1000)
     monkeypatch.setattr(web_archive, "BLOCK_BYTES", 300)
@@ -106,16 +115,16 @@ def test_a_record_larger_than_the_limit_is_left_out_and_counted(tmp_path, monkey
 
 def test_a_record_of_a_hundred_megabytes_takes_seconds(tmp_path):
     source = write(tmp_path / "a.wet", conversion("x" * 100_000_000), conversion("after"))
-    begun = time.monotonic()
+    begun = time.process_time()
     assert [len(text) for text in read_texts(**source)[0]] == [100_000_000, 5]
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
 
 
 def test_time_grows_with_the_file_even_when_every_record_lies_about_its_length(tmp_path):
     source = write(tmp_path / "a.wet", *[conversion("text", length=10**8)] * 20_000)
-    begun = time.monotonic()
+    begun = time.process_time()
     assert read_texts(refuse=False, **source) == ([], {"broken_record": 20_000})
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
 
 
 @given(

@@ -42,3 +42,14 @@ def read_texts(**values):
     documents, bad = read_documents(**values)
     assert all(len(parts) == 1 for parts in documents)
     return [parts[0] for parts in documents], bad
+
+
+def read_kept(refuse=True, **values):
+    """What a source keeps of each record, as (id, fields), and the counted bad records."""
+    source, bad = source_of(**values), BadRecords(refuse)
+    module, kept = module_of(source.kind), []
+    for file in module.list_files(source):
+        for begin, end in module.cut(file.path, file.size_bytes, WHOLE):
+            for batch in module.read(source, file.path, begin, end, bad):
+                kept += [(row["id"], row["fields"]) for row in batch.kept.to_pylist()]
+    return kept, dict(bad.counts)
