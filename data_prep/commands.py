@@ -1,5 +1,7 @@
 """`foreword tokenizer train` and `foreword prep`. Heavy imports wait until a command runs."""
 
+from pathlib import Path
+
 import click
 
 CONFIG = click.argument("config", type=click.Path())
@@ -64,6 +66,12 @@ def prep(
 
         show_prediction(predict(settings), settings, Console())
         return
+    from data_prep.manifest import MANIFEST_NAME
+
+    if settings.workers > 1 and not (Path(settings.output) / MANIFEST_NAME).exists():
+        from data_prep.workers import start_fork_server
+
+        start_fork_server()  # so that it is ready when it is needed
     from data_prep import prepare
 
     if task is not None and tasks is not None:

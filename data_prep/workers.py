@@ -66,8 +66,7 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         if self.count > 1:
-            self._context.set_forkserver_preload(PRELOADED)
-            _start_fork_server()
+            start_fork_server()
             self._executor = ProcessPoolExecutor(
                 self.count, mp_context=self._context, initializer=_begin, initargs=(self._shared,)
             )
@@ -140,8 +139,12 @@ class Workers:
             shown.update(self._shared.done.value / scale)
 
 
-def _start_fork_server() -> None:
-    """Start it with SIGTERM blocked: schedulers send that to all processes, and nothing starts without the server."""
+def start_fork_server() -> None:
+    """Start the process that workers are forked from; it imports what they need while this process goes on.
+
+    SIGTERM is blocked in it: schedulers send that to all processes, and nothing starts without the server.
+    """
+    multiprocessing.set_forkserver_preload(PRELOADED)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         forkserver.ensure_running()
