@@ -36,14 +36,17 @@ def find_remote(url: str) -> list[InputFile]:
     magic = "*[" if url.startswith(("http://", "https://")) else "*?["  # a question mark begins a URL's query
     try:
         if not any(character in path for character in magic):
-            found = {url: filesystem.info(path)}
+            found = {filesystem.unstrip_protocol(path): filesystem.info(path)}
         else:
             matches = filesystem.glob(path, detail=True)
             found = {filesystem.unstrip_protocol(name): matches[name] for name in sorted(matches)}
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        cause = error.__cause__  # over HTTP every failure is told as a missing file
+        if cause is not None and getattr(cause, "status", None) not in {404, 410}:
+            raise _not_reached(url, cause) from None
         return []
     except Exception as error:  # every store has its own errors
-        raise MachineError(f"cannot be reached: {_text_of(error)}", where=url) from None
+        raise _not_reached(url, error) from None
     return [_input_file(name, info) for name, info in found.items() if info.get("type") != "directory"]
 
 
@@ -115,13 +118,13 @@ def _filesystem(url: str) -> tuple[Any, str]:
     try:
         return url_to_fs(url)
     except ImportError as error:
-        raise MachineError(
-            f"a package that this protocol needs is not installed: {error}", where=url, remedy="pip install it"
-        ) from None
+        remedy = "install it with pip; foreword[remote] brings those for https://, s3:// and gs://"
+        what = f"a package that this protocol needs is not installed: {error}"
+        raise MachineError(what, where=url, remedy=remedy) from None
     except ValueError as error:
         raise ConfigError(f"not a URL that can be read: {error}", where=url) from None
     except Exception as error:
-        raise MachineError(f"cannot be reached: {_text_of(error)}", where=url) from None
+        raise _not_reached(url, error) from None
 
 
 def _input_file(url: str, info: dict[str, Any]) -> InputFile:
@@ -131,5 +134,9 @@ def _input_file(url: str, info: dict[str, Any]) -> InputFile:
     return InputFile(url, int(info["size"]), version or "version unknown")
 
 
-def _text_of(error: Exception) -> str:
+def _not_reached(url: str, error: BaseException) -> MachineError:
+    return MachineError(f"cannot be reached: {_text_of(error)}", where=url)
+
+
+def _text_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
