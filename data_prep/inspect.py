@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from data_prep.documents_table import documents_of_row, table_name
@@ -17,6 +17,7 @@ from data_prep.shards import PADDING, Corpus, Row
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from foreword.errors import ConfigError
 
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 _PREFIX_STYLE, _TARGET_STYLE, _MARK_STYLE, _ORIGIN_STYLE = "black on cyan", "default", "bold magenta", "magenta"
 
 
@@ -74,6 +75,8 @@ def show_corpus(path: Path, console: Console) -> None:
     )
     console.print(_splits_table(manifest))
     console.print(_sources_table(manifest))
+    if any(source.dropped or source.removed for source in manifest.sources):
+        console.print(_dropped_table(manifest))
 
 
 def show_row(path: Path, split: str, index: int, console: Console) -> None:
@@ -140,14 +143,14 @@ def _spans(row: Row) -> list[tuple[int, int, int]]:
 
 
 def _visible(tokenizer: Tokenizer, ids: Any) -> str:
-    """Decoded text with ␄ for each end-of-document token."""
+    """Decoded text with ␄ for each end-of-document token, and pictures of control characters, which steer terminals."""
     pieces: list[list[int]] = [[]]
     for token in ids.tolist():
         if token == tokenizer.eod_id:
             pieces.append([])
         else:
             pieces[-1].append(token)
-    return "␄".join(tokenizer.decode(piece) for piece in pieces)
+    return "␄".join(tokenizer.decode(piece).translate(_PICTURES) for piece in pieces)
 
 
 def _splits_table(manifest: Manifest) -> Table:
@@ -160,18 +163,26 @@ def _splits_table(manifest: Manifest) -> Table:
 
 
 def _sources_table(manifest: Manifest) -> Table:
-    table = Table("source", "kind", "prefix", *_right("files", "records", "documents", "tokens"), "left out")
+    table = Table("source", "kind", "prefix", *_right("files", "records", "documents", "tokens"))
     for source in manifest.sources:
         counts = (len(source.files), source.records, source.documents, source.tokens)
-        dropped = ", ".join(f"{reason} {count:,}" for reason, count in source.dropped.items()) or "nothing"
         policy = str(source.prefix["policy"])
-        table.add_row(source.name, source.kind, policy, *(f"{count:,}" for count in counts), dropped)
+        table.add_row(source.name, source.kind, policy, *(f"{count:,}" for count in counts))
+    return table
+
+
+def _dropped_table(manifest: Manifest) -> Table:
+    """Documents left out with their share of the records, and lines taken out inside documents."""
+    table = Table("source", Column("reason", overflow="fold"), *_right("left out", "share", "taken out inside"))
+    for source in manifest.sources:
+        for reason, count in sorted(source.dropped.items(), key=lambda item: -item[1]):
+            table.add_row(source.name, reason, f"{count:,}", f"{count / max(source.records, 1):.2%}", "")
+        for reason, count in sorted(source.removed.items(), key=lambda item: -item[1]):
+            table.add_row(source.name, reason, "", "", f"{count:,}")
     return table
 
 
 def _right(*names: str) -> list[Any]:
-    from rich.table import Column
-
     return [Column(name, justify="right") for name in names]
 
 

@@ -68,6 +68,7 @@ class SourceInfo(_Record):
         tokens: tokens of the kept documents, each with its end-of-document token.
         text_bytes: UTF-8 bytes of the kept documents' text.
         dropped: reason -> number of documents or records left out.
+        prefixes_cut: prefixes that were cut from the left to fit a row.
         removed: reason -> lines (and citation marks) that quality rules took out of documents.
     """
 
@@ -81,6 +82,7 @@ class SourceInfo(_Record):
     tokens: int
     text_bytes: int
     dropped: dict[str, int]
+    prefixes_cut: int = 0
     removed: dict[str, int] = {}
 
 

@@ -4,6 +4,7 @@ A task is one window; tasks know nothing of each other. Memory is a small multip
 """
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ class PackedShard(BaseModel):
         sources: number of the source -> what it gave.
         document_lengths: [LENGTH_BINS].
         prefix_shares: [PREFIX_BINS].
+        seconds: how long one process worked on it.
     """
 
     split: str
@@ -59,6 +61,7 @@ class PackedShard(BaseModel):
     sources: dict[int, SourceCounts]
     document_lengths: list[int]
     prefix_shares: list[int]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class _Gathered:
 
 def pack_window(task: PackTask) -> PackedShard:
     """Pack one window and write its shard."""
+    began = time.monotonic()
     config, row_length = task.config, task.config.sequence_length + 1
     gathered = _gather_documents(task)
     documents = gathered.documents
@@ -119,6 +123,7 @@ def pack_window(task: PackTask) -> PackedShard:
         sources=_source_counts(gathered),
         document_lengths=np.bincount(np.log2(lengths).astype(int), minlength=LENGTH_BINS).tolist(),
         prefix_shares=np.bincount(prefixes * PREFIX_BINS // packed.length, minlength=PREFIX_BINS).tolist(),
+        seconds=time.monotonic() - began,
     )
     with atomic_write(task.marker, "w") as file:
         file.write(result.model_dump_json())

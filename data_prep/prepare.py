@@ -122,7 +122,7 @@ def _prepare(config: PrepConfig, output: Path, work: Work, only_finish: bool) ->
                     run_first_stage(config, plan, every_slice, output / TOKENIZER_DIRECTORY, work, workers)
                 tokenized = collect(plan, work)
             manifest, shards = assemble(config, plan, info, tokenized, output, work, workers, seconds)
-    write_report(output, manifest, shards, seconds)
+    write_report(output, manifest, tokenized.records, shards, seconds)
     fsync_directory(output)
     manifest.save(output)
     return manifest

@@ -7,110 +7,117 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
+import yaml
+from rich.filesize import decimal
 
-from data_prep.manifest import Manifest
+from data_prep.manifest import Manifest, SourceInfo
 from data_prep.pack_stage import PREFIX_BINS, PackedShard
+from data_prep.slices import SliceRecord
 from foreword.files import atomic_write
 
 REPORT_NAME = "report.html"
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ name }}: corpus report</title>
-<style>
- body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
- table { border-collapse: collapse; margin: .5rem 0 1.5rem } td, th { padding: .2rem .8rem; text-align: right }
- th { border-bottom: 1px solid #999; font-weight: 600 } td:first-child, th:first-child { text-align: left }
- .bars td { padding: 0 .8rem } .bar { background: #4a78b5; height: .8rem; min-width: 1px }
- .bars td:last-child { width: 26rem; text-align: left } code { background: #f2f2f2; padding: 0 .2rem }
-</style></head><body>
-<h1>{{ name }}</h1>
-<p>{{ "{:,}".format(documents) }} documents, {{ "{:,}".format(tokens) }} tokens in rows of {{ sequence_length }} + 1,
-tokenizer <code>{{ tokenizer.name }}</code> ({{ tokenizer.kind }}, {{ "{:,}".format(tokenizer.vocab_size) }} ids),
-packing <code>{{ packing.policy }}</code>, seed {{ seed }}.</p>
-<h2>Splits</h2>
-<table><tr><th>split</th><th>shards</th><th>rows</th><th>documents</th><th>cut</th><th>tokens</th><th>targets</th>
-<th>padding</th></tr>
-{% for split, s in splits.items() %}<tr><td>{{ split }}</td><td>{{ s.shards | length }}</td>
-<td>{{ "{:,}".format(s.rows) }}</td><td>{{ "{:,}".format(s.documents) }}</td>
-<td>{{ "{:,}".format(s.cut_documents) }}</td><td>{{ "{:,}".format(s.tokens) }}</td>
-<td>{{ "{:,}".format(s.targets) }}</td>
-<td>{{ "{:.3f} %".format(100 * s.padding / (s.tokens + s.padding)) }}</td></tr>
-{% endfor %}</table>
-<h2>Sources</h2>
-<table><tr><th>source</th><th>kind</th><th>prefix</th><th>files</th><th>records</th><th>documents</th><th>tokens</th>
-<th>text MB</th><th>bytes per token</th></tr>
-{% for s in sources %}<tr><td>{{ s.name }}</td><td>{{ s.kind }}</td><td>{{ s.prefix.policy }}</td>
-<td>{{ s.files | length }}</td><td>{{ "{:,}".format(s.records) }}</td><td>{{ "{:,}".format(s.documents) }}</td>
-<td>{{ "{:,}".format(s.tokens) }}</td><td>{{ "{:,.1f}".format(s.text_bytes / 1e6) }}</td>
-<td>{{ "{:.2f}".format(s.text_bytes / s.tokens) if s.tokens else "-" }}</td></tr>
-{% endfor %}</table>
-<h2>Left out, by reason</h2>
-{% if dropped %}<table><tr><th>source</th><th>reason</th><th>count</th></tr>
-{% for source, reason, count in dropped %}<tr><td>{{ source }}</td><td>{{ reason }}</td>
-<td>{{ "{:,}".format(count) }}</td></tr>
-{% endfor %}</table>{% else %}<p>Nothing.</p>{% endif %}
-{% if removed %}<h2>Taken out of documents by quality rules</h2>
-<table><tr><th>source</th><th>reason</th><th>lines</th></tr>
-{% for source, reason, count in removed %}<tr><td>{{ source }}</td><td>{{ reason }}</td>
-<td>{{ "{:,}".format(count) }}</td></tr>
-{% endfor %}</table>{% endif %}
-{% for title, unit, bars in histograms %}<h2>{{ title }}</h2>
-<table class="bars"><tr><th>{{ unit }}</th><th>count</th><th></th></tr>
-{% for label, count, share in bars %}<tr><td>{{ label }}</td><td>{{ "{:,}".format(count) }}</td>
-<td><div class="bar" style="width: {{ "{:.1f}".format(100 * share) }}%"></div></td></tr>
-{% endfor %}</table>
-{% endfor %}
-<h2>Time</h2>
-<table><tr><th>stage</th><th>seconds</th></tr>
-{% for stage, s in seconds.items() %}<tr><td>{{ stage }}</td><td>{{ "{:.1f}".format(s) }}</td></tr>
-{% endfor %}</table>
-<p>{{ "{:,.1f}".format(input_bytes / 1e6 / seconds.total) }} MB of input per second. A continued run counts only its own
-time.</p>
-</body></html>
-"""
+Bar = tuple[str, str, float]
+"""Label, the number shown, and the bar's length as a share of the longest."""
 
 
-def write_report(output: Path, manifest: Manifest, shards: Sequence[PackedShard], seconds: Mapping[str, float]) -> None:
+def write_report(
+    output: Path,
+    manifest: Manifest,
+    slices: Sequence[SliceRecord],
+    shards: Sequence[PackedShard],
+    seconds: Mapping[str, float],
+) -> None:
     """Write `output/report.html`.
 
     Args:
-        seconds: stage -> seconds it took, with "total".
+        seconds: stage -> seconds that it took in this run, with "total".
     """
-    page = jinja2.Environment(autoescape=True).from_string(_PAGE)
-    content = page.render(
-        name=output.name,
-        documents=sum(split.documents for split in manifest.splits.values()),
-        tokens=sum(split.tokens for split in manifest.splits.values()),
-        histograms=[
-            ("Document lengths", "tokens", _length_bars(shards)),
-            ("Prefix lengths", "share of the segment", _prefix_bars(shards)),
-        ],
-        dropped=[
-            (source.name, reason, count) for source in manifest.sources for reason, count in source.dropped.items()
-        ],
-        removed=[
-            (source.name, reason, count) for source in manifest.sources for reason, count in source.removed.items()
-        ],
-        input_bytes=sum(file.size for source in manifest.sources for file in source.files.values()),
-        seconds=seconds,
-        **{
-            key: getattr(manifest, key)
-            for key in ("sequence_length", "tokenizer", "packing", "seed", "splits", "sources")
-        },
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("data_prep"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("report.html.j2").render(
+        name=output.resolve().name,
+        manifest=manifest,
+        decimal=decimal,
+        facts=_facts(manifest),
+        dropped=[(source, _dropped(source), _notes(source)) for source in manifest.sources],
+        lengths=_lengths(shards),
+        prefixes=_prefixes(shards),
+        times=_bars([(stage, took, f"{took:,.1f} s") for stage, took in seconds.items() if stage != "total"]),
+        throughput=_throughput(manifest, slices, shards, seconds["total"]),
+        config=yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True),
     )
     with atomic_write(output / REPORT_NAME, "w") as file:
-        file.write(content)
+        file.write(page)
 
 
-def _length_bars(shards: Sequence[PackedShard]) -> list[tuple[str, int, float]]:
-    counts = [sum(column) for column in zip(*(shard.document_lengths for shard in shards), strict=True)]
-    used = [b for b, count in enumerate(counts) if count]
+def _facts(manifest: Manifest) -> list[tuple[str, str]]:
+    splits = manifest.splits.values()
+    tokens, padding = sum(split.tokens for split in splits), sum(split.padding for split in splits)
+    records = sum(source.records for source in manifest.sources)
+    dropped = sum(sum(source.dropped.values()) for source in manifest.sources)
     return [
-        (f"{2**b:,} to {2 ** (b + 1) - 1:,}", counts[b], counts[b] / max(counts)) for b in range(used[0], used[-1] + 1)
+        ("tokens", f"{tokens:,}"),
+        ("of them targets", f"{sum(split.targets for split in splits) / tokens:.1%}"),
+        ("documents", f"{sum(split.documents for split in splits):,}"),
+        ("left out, of the records", f"{dropped / max(records, 1):.2%}"),
+        ("rows", f"{sum(split.rows for split in splits):,}"),
+        ("padding", f"{padding / (tokens + padding):.3%}"),
+        ("shards", f"{sum(len(split.shards) for split in splits):,}"),
+        ("of input", decimal(_input_bytes(manifest))),
     ]
 
 
-def _prefix_bars(shards: Sequence[PackedShard]) -> list[tuple[str, int, float]]:
+def _dropped(source: SourceInfo) -> list[Bar]:
+    """The reasons, the most frequent first."""
+    rows = sorted(source.dropped.items(), key=lambda item: -item[1])
+    return _bars([(reason, count, f"{count:,} = {count / max(source.records, 1):.2%}") for reason, count in rows])
+
+
+def _notes(source: SourceInfo) -> list[str]:
+    notes = []
+    if source.removed:
+        removed = sorted(source.removed.items(), key=lambda item: -item[1])
+        notes.append("Taken out inside documents: " + ", ".join(f"{count:,} {reason}" for reason, count in removed))
+    if source.prefixes_cut:
+        notes.append(f"{source.prefixes_cut:,} prefixes cut from the left to fit a row")
+    return notes
+
+
+def _lengths(shards: Sequence[PackedShard]) -> list[Bar]:
+    counts = [sum(column) for column in zip(*(shard.document_lengths for shard in shards), strict=True)]
+    used = [b for b, count in enumerate(counts) if count]
+    bins = range(used[0], used[-1] + 1)
+    return _bars([(f"{2**b:,} to {2 ** (b + 1) - 1:,}", counts[b], f"{counts[b]:,}") for b in bins])
+
+
+def _prefixes(shards: Sequence[PackedShard]) -> list[Bar]:
     counts = [sum(column) for column in zip(*(shard.prefix_shares for shard in shards), strict=True)]
     step = 100 // PREFIX_BINS
-    return [(f"{b * step} to {(b + 1) * step} %", count, count / max(counts)) for b, count in enumerate(counts)]
+    return _bars([(f"{b * step} to {(b + 1) * step} %", count, f"{count:,}") for b, count in enumerate(counts)])
+
+
+def _throughput(
+    manifest: Manifest, slices: Sequence[SliceRecord], shards: Sequence[PackedShard], total_s: float
+) -> list[str]:
+    """Rates; those of the first two lines count the work of all runs and tasks, the last one's this run alone."""
+    megabytes = sum(record.input_bytes for record in slices) / 1e6
+    tokenize_s = max(sum(record.seconds for record in slices), 1e-9)
+    pack_s = max(sum(shard.seconds for shard in shards), 1e-9)
+    tokens = sum(split.tokens for split in manifest.splits.values())
+    return [
+        f"Reading and tokenizing: {tokenize_s:,.1f} s of process time, {megabytes / tokenize_s:,.1f} MB/s a process.",
+        f"Packing: {pack_s:,.1f} s of process time, {tokens / 1e6 / pack_s:,.1f} M tokens/s a process.",
+        f"The run that finished the corpus took {total_s:,.1f} s; what earlier runs and tasks had done is not in it.",
+    ]
+
+
+def _input_bytes(manifest: Manifest) -> int:
+    return sum(file.size for source in manifest.sources for file in source.files.values())
+
+
+def _bars(rows: Sequence[tuple[str, float, str]]) -> list[Bar]:
+    """(label, value, shown) -> bars, the largest value's the longest."""
+    largest = max((value for _, value, _ in rows), default=0) or 1
+    return [(label, shown, value / largest) for label, value, shown in rows]

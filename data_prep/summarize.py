@@ -65,10 +65,11 @@ def _source_info(
     source = config.sources[number]
     dropped: Counter[str] = Counter()
     removed: Counter[str] = Counter()
-    records = 0
+    records = prefixes_cut = 0
     for piece, record in zip(tokenized.slices, tokenized.records, strict=True):
         if piece.source == number:
             records += record.records
+            prefixes_cut += record.prefixes_cut
             dropped += record.dropped
             removed += record.removed
             dropped["duplicate"] += len(duplicates.between(piece.first, piece.first + piece.count))
@@ -88,5 +89,6 @@ def _source_info(
         tokens=sum(count.tokens for count in counts),
         text_bytes=sum(count.text_bytes for count in counts),
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
+        prefixes_cut=prefixes_cut,
         removed=dict(sorted(removed.items())),
     )

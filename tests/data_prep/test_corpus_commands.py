@@ -82,5 +82,5 @@ def test_a_row_or_path_that_is_not_there_is_named(corpus, tmp_path):
 def test_the_report_stands_alone(corpus):
     page = (corpus / "report.html").read_text()
     assert "http" not in page and "<script" not in page
-    for word in ("Left out", "Prefix lengths", "padding", "Document lengths"):
+    for word in ("Left out", "Prefix lengths", "padding", "Document lengths", "too_long", "MB/s", "width=device-width"):
         assert word in page
