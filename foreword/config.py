@@ -28,9 +28,9 @@ PLAIN_TEXT = re.compile(r"[A-Za-z_/][\w./ -]*", re.ASCII)
 
 
 class Section(BaseModel):
-    """Base of every configuration section: unknown keys are errors and instances are immutable."""
+    """Base of every configuration section: unknown keys are errors, numbers are finite and instances are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def load_config(path: str | Path, overrides: Sequence[str], model: type[Model]) -> Model:
@@ -113,7 +113,10 @@ def _load_with_extends(path: Path, above: tuple[Path, ...], layers: list[Path]) 
         raise ConfigError("`extends` goes round in a circle", where=path)
     try:
         text = path.read_text(encoding="utf-8")
-        config = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
+        node = yaml.compose(text)
+        if node is not None and not isinstance(node, yaml.MappingNode):
+            raise ConfigError("a configuration file holds key: value lines", where=path)
+        config = OmegaConf.create(text) if node is not None else OmegaConf.create({})
     except FileNotFoundError:
         raise ConfigError("no such configuration file", where=path, remedy=_nearest_file(path)) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -122,8 +125,9 @@ def _load_with_extends(path: Path, above: tuple[Path, ...], layers: list[Path]) 
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else path
         raise ConfigError(f"not valid YAML: {getattr(error, 'problem', error)}", where=where) from None
-    if not isinstance(config, DictConfig):
-        raise ConfigError("a configuration file holds key: value lines", where=path)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0], where=path) from None
+    assert isinstance(config, DictConfig)  # its node is a mapping
     bases = config.pop("extends", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list | ListConfig) or not all(isinstance(base, str) for base in bases):
@@ -133,7 +137,10 @@ def _load_with_extends(path: Path, above: tuple[Path, ...], layers: list[Path]) 
     for base in bases:
         merged.merge_with(_load_with_extends(path.parent / base, (*above, resolved), layers))
     layers.append(path)
-    merged.merge_with(config)
+    try:
+        merged.merge_with(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"does not fit what it extends: {str(error).splitlines()[0]}", where=path) from None
     return merged
 
 

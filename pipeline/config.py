@@ -4,11 +4,13 @@ Sizes of the global batch are in rows (sequences); the learning-rate schedule is
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from foreword.config import Section
+
+DecayRate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class ModelConfig(Section):
@@ -57,7 +59,7 @@ class OptimizerConfig(Section):
     """AdamW; weight decay acts on matrices only."""
 
     lr: PositiveFloat
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.95)
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.1
     clip_grad_norm: NonNegativeFloat = 1.0

@@ -128,6 +128,9 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
         ("steps: [1", "not valid YAML"),
         ("steps: 1\nsteps: 2", "example.yaml:2: not valid YAML: found duplicate key steps"),
         ("- a", "key: value lines"),
+        ("5", "key: value lines"),
+        ("a word", "key: value lines"),
+        ("null: 5", "example.yaml: Incompatible key type"),
         ("steps: !!python/object:os.system x", "not valid YAML"),
         ("title: ${nowhere}", "Interpolation key 'nowhere' not found"),
         ("title: ???", "Missing mandatory value: title"),
@@ -135,6 +138,16 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
 )
 def test_a_file_that_cannot_be_used_is_a_configuration_error(tmp_path: Path, text: str, part: str) -> None:
     assert part in message_of(tmp_path, text)
+
+
+def test_a_file_that_does_not_fit_what_it_extends_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "optimizer: {lr: 1}")
+    assert "example.yaml: does not fit what it extends" in message_of(tmp_path, "extends: base.yaml\noptimizer: [1, 2]")
+
+
+def test_a_number_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    for value in ("inf", ".nan", "1e400"):
+        assert "finite number" in message_of(tmp_path, "", f"optimizer.lr={value}")
 
 
 def test_a_file_that_is_not_text_is_a_configuration_error(tmp_path: Path) -> None:
