@@ -17,6 +17,10 @@ SAMPLE_CHARS = 1024
 """Characters of a sampled text, at most, that the reference encodes too; it is about fifty times slower."""
 
 
+RENEW_BYTES = 2**30
+"""Of text, between two encoders: the cache grows by about 8 bytes for each piece never seen before."""
+
+
 class Engine(Protocol):
     """Encodes batches of texts."""
 
@@ -25,12 +29,14 @@ class Engine(Protocol):
 
 
 class FastEngine:
-    """gigatoken, on the calling thread; its cache of pieces seen makes later batches faster."""
+    """gigatoken, on the calling thread; its cache of pieces seen makes later batches faster.
+
+    The cache has no bound, so after `RENEW_BYTES` of text the encoder is made anew, which takes a fifth of a second.
+    """
 
     def __init__(self, tokenizer_json: str) -> None:
-        import gigatoken
-
-        self._encoder = gigatoken.Tokenizer.from_json(tokenizer_json)
+        self._tokenizer_json = tokenizer_json
+        self._renew()
 
     def encode(self, texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
         """See `Engine.encode`."""
@@ -39,10 +45,19 @@ class FastEngine:
         from awkward.index import Index64
 
         data, offsets = buffers(texts)
+        self._encoded_bytes += len(data)
+        if self._encoded_bytes > RENEW_BYTES:
+            self._renew()
         content = NumpyArray(data, parameters={"__array__": "byte"})
         layout = ListOffsetArray(Index64(offsets), content, parameters={"__array__": "bytestring"})
         encoded = self._encoder.encode_batch(awkward.Array(layout), parallel=False).layout
         return np.asarray(encoded.content.data), np.asarray(encoded.offsets)
+
+    def _renew(self) -> None:
+        import gigatoken
+
+        self._encoder = gigatoken.Tokenizer.from_json(self._tokenizer_json)
+        self._encoded_bytes = 0
 
 
 class ReferenceEngine:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.config import TokenizerTrainingConfig
+from data_prep.documents import string_array
 from data_prep.tokenizers import load_tokenizer, save_tokenizer
 from data_prep.tokenizers.engine import FastEngine, ReferenceEngine, check_engine, make_engine
 from data_prep.tokenizers.training import sample_sentences, train_model
@@ -102,6 +103,19 @@ def _loaded(path):
         tokenizer = load_tokenizer(path)
         _cache[path] = tokenizer, make_engine(tokenizer)
     return _cache[path]
+
+
+def test_the_engine_is_made_anew_after_a_while_and_gives_the_same_ids(directories, texts, monkeypatch):
+    engine = make_engine(load_tokenizer(directories["gpt2_new"]))
+    batch = string_array(texts[:40])
+    expected = engine.encode(batch)
+    monkeypatch.setattr("data_prep.tokenizers.engine.RENEW_BYTES", 3 * sum(len(text.encode()) for text in texts[:40]))
+    encoders = set()
+    for _ in range(9):
+        for found, wanted in zip(engine.encode(batch), expected, strict=True):
+            assert found.tolist() == wanted.tolist()
+        encoders.add(engine._encoder)
+    assert len(encoders) == 3
 
 
 def test_an_engine_that_differs_is_stopped_with_the_text_that_showed_it(directories):
