@@ -8,6 +8,7 @@ Shape suffixes: B rows, S columns, N scored positions, P buckets of prefix lengt
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +22,13 @@ from data_prep.shards import PADDING, Corpus, Split
 from foreword.errors import DataError
 from pipeline.config import TrainConfig
 from pipeline.data.batch import Batch, make_batch
+from pipeline.data.corpus import require_rows
 from pipeline.distributed.parallel import Parallel
 
 # first prefix length of each bucket; lengths 0 and 1 are both causal
 PREFIX_BUCKETS = (0, 2, 16, 64, 256, 1024, 4096)
 NO_ROW = -1
+LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss)."""
-        return math.exp(self.loss)
+        """exp(loss); infinite where that is too large for a float."""
+        return math.inf if self.loss > LARGEST_EXPONENT else math.exp(self.loss)
 
     @property
     def bits_per_byte(self) -> float:
@@ -143,7 +146,9 @@ def evaluate(
     dist.all_reduce(sums_4P, group=group)
     if not sums_4P[2].any():
         raise DataError(
-            "no token is scored in these rows", remedy="every segment is all prefix: check the prefix policy"
+            "no token is scored in these rows",
+            remedy="every segment is all prefix: check the prefix policy",
+            on_all_ranks=True,
         )
     return _result(sums_4P)
 
@@ -163,8 +168,7 @@ def split_batches(
     Raises:
         DataError: the split has no rows.
     """
-    if not len(split):
-        raise DataError(f"the split {split.name!r} has no rows", remedy="prepare the corpus with a larger share for it")
+    require_rows(split)
     count = len(split) if rows is None else min(rows, len(split))
     chosen = np.arange(count) * len(split) // count
     per_round = micro_batch_size * parallel.data_parallel_size

@@ -21,24 +21,6 @@ from pipeline.checkpoint.save import remove_leftovers
 from pipeline.config import TrainConfig
 
 
-def open_corpus(config: TrainConfig) -> Corpus:
-    """Open the corpus and check that the model has positions enough for its rows.
-
-    Raises:
-        DataError: the corpus is not intact.
-        ConfigError: its rows are longer than the model's positions.
-    """
-    corpus = Corpus.open(config.data.corpus)
-    length, positions = corpus.manifest.sequence_length, config.model.max_position_embeddings
-    if length > positions:
-        raise ConfigError(
-            f"the corpus has rows of {length} tokens and the model {positions} positions",
-            where="model.max_position_embeddings",
-            remedy=f"set it to {length} or more, or prepare the corpus with a smaller sequence_length",
-        )
-    return corpus
-
-
 def identify(corpus: Corpus) -> CorpusIdentity:
     """What a checkpoint remembers of its data."""
     tokenizer = corpus.manifest.tokenizer

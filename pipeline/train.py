@@ -21,6 +21,7 @@ from pipeline.checkpoint.restore import restore
 from pipeline.checkpoint.save import apply_retention, save_checkpoint
 from pipeline.config import TrainConfig
 from pipeline.data.batch import Batch
+from pipeline.data.corpus import open_corpus
 from pipeline.data.loader import TrainLoader
 from pipeline.data.order import DataOrder
 from pipeline.data.share import Share
@@ -30,7 +31,7 @@ from pipeline.engine import Engine
 from pipeline.evaluate import evaluate, evaluation_batches
 from pipeline.model import GPT2, build_model, load_full_state, padded_vocab_size
 from pipeline.model.flops import attended_pairs
-from pipeline.run_directory import identify, open_corpus, prepare_run_directory
+from pipeline.run_directory import identify, prepare_run_directory
 from pipeline.schedule import learning_rate
 from pipeline.stop import StopRequest
 from pipeline.telemetry.recorder import Telemetry

@@ -8,9 +8,9 @@ an hour later in the queue.
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.shards import Corpus
 from foreword.errors import ConfigError
 from pipeline.config import TrainConfig
+from pipeline.data.corpus import open_corpus
 from pipeline.data.share import Share
 from slurm.config import ClusterConfig, require_single_line
 
@@ -62,7 +62,7 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
 
     Raises:
         ConfigError: sizes that do not divide each other, a tensor-parallel group that would span nodes, a path that is
-            not there or that a `#SBATCH` line cannot hold, a split that the corpus does not have.
+            not there or that a `#SBATCH` line cannot hold, a corpus that the run cannot use (see `open_corpus`).
         DataError: the corpus is not there, or a file of it is missing or has another size than it should.
     """
     tensor_parallel_size = train.parallel.tensor_parallel_size
@@ -76,8 +76,7 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
     share = Share(0, data_parallel_size, train.batch.global_batch_size, train.batch.micro_batch_size)
     if train.init_from is not None and not train.init_from.exists():
         raise ConfigError("no such checkpoint", where=f"init_from: {train.init_from}", remedy="check the path")
-    corpus = Corpus.open(train.data.corpus)
-    corpus.split(train.data.train_split)
+    corpus = open_corpus(train)
     return TrainPlan(
         nodes=cluster.nodes,
         processes_per_node=cluster.processes_per_node,

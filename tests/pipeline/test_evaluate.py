@@ -107,6 +107,7 @@ def test_a_score_of_two_bits_per_token_and_four_bytes_per_token() -> None:
     assert score.loss == pytest.approx(2 * math.log(2))
     assert score.perplexity == pytest.approx(4.0)
     assert score.bits_per_byte == pytest.approx(0.5)
+    assert Score(nll=1e6, targets=1, text_bytes=1).perplexity == math.inf
 
 
 @pytest.mark.parametrize("rows", [None, 1, 7, 20, 99])

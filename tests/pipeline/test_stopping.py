@@ -119,6 +119,7 @@ def test_a_finished_run_ends_at_once(finished_run, run_alone):
         ("attention=varlen", 2, "varlen"),
         ("data.corpus=nowhere", 3, "no such corpus directory"),
         ("data.train_split=trein", 2, "the corpus has no split 'trein'"),
+        ("data.validation_split=dev run_dir=never", 2, "the corpus has no split 'dev'"),
         ("model.num_layers=3", 3, "model.num_layers: 2 in the checkpoint, 3 now"),
     ],
 )
@@ -127,6 +128,7 @@ def test_a_mistake_is_named_with_its_remedy_and_without_a_traceback(finished_run
     assert result.code == code, result.errors
     assert message in result.errors
     assert "Traceback" not in result.errors
+    assert "step " not in result.errors  # before the first one
 
 
 def test_another_corpus_is_refused_with_the_difference(finished_run, run_alone, tmp_path):

@@ -57,6 +57,20 @@ def test_a_split_that_the_corpus_lacks_is_refused(train_values: dict, cluster_co
         plan_training(TrainConfig.model_validate(train_values), cluster_config)
 
 
+def test_what_would_end_the_run_in_its_middle_is_refused(train_values: dict, cluster_config: ClusterConfig) -> None:
+    train_values["data"]["validation_split"] = "holdout"
+    plan_training(TrainConfig.model_validate(train_values), cluster_config)  # it is not read without evaluation
+    train_values["evaluation"] = {"every_steps": 10}
+    with pytest.raises(ConfigError, match="holdout"):
+        plan_training(TrainConfig.model_validate(train_values), cluster_config)
+
+
+def test_rows_longer_than_the_models_positions_are_refused(train_values: dict, cluster_config: ClusterConfig) -> None:
+    train_values["model"]["max_position_embeddings"] = 16
+    with pytest.raises(ConfigError, match="rows of 32 tokens and the model 16 positions"):
+        plan_training(TrainConfig.model_validate(train_values), cluster_config)
+
+
 def test_a_missing_initial_checkpoint_is_refused(train_values: dict, cluster_config: ClusterConfig) -> None:
     train_values["init_from"] = "/nowhere"
     with pytest.raises(ConfigError, match="init_from: /nowhere: no such checkpoint"):
