@@ -108,7 +108,7 @@ def _open(path: str) -> Iterator[tuple[pq.ParquetFile, list[str], list[_RowGroup
     with ExitStack() as stack:
         with arrow_errors(path, _KIND):
             stored = stack.enter_context(open_stored(path))
-            file = pq.ParquetFile(stored, buffer_size=BUFFER_BYTES)
+            file = pq.ParquetFile(stored, buffer_size=BUFFER_BYTES, pre_buffer=False)  # which would read all of a group
             names = file.schema_arrow.names
             groups = _row_groups(file.metadata, stored.seek(0, os.SEEK_END))
         yield file, names, groups

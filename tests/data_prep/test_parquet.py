@@ -159,6 +159,22 @@ def test_a_long_row_group_is_read_in_small_batches(tmp_path, monkeypatch):
     assert max(sizes) <= 200
 
 
+def test_a_row_group_is_never_read_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    texts = pa.array([str(number) * 2000 for number in range(2000)])
+    pq.write_table(pa.table({"text": texts}), path, compression="none", use_dictionary=False)
+    reads = []
+
+    class Recorder(io.FileIO):
+        def read(self, size=-1):
+            reads.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(parquet, "open_stored", Recorder)
+    assert len(read_texts(kind="parquet", path=str(path))[0]) == 2000
+    assert max(reads) < path.stat().st_size / 4  # a page of about a megabyte, or the buffer
+
+
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="no such input file"):
         read_texts(kind="parquet", path=str(tmp_path / "*.parquet"))
