@@ -6,8 +6,8 @@ leave out. Promise: of equal documents the first in canonical order stays, whate
 Two passes, an external sort. Runs of at most `RUN_DOCUMENTS` documents are sorted by hash, and copies inside a run are
 found; then each bucket, a range of hashes, is read out of every run and searched for copies between runs. A run hands
 on each hash once, so a bucket stays small even when one document is most of the corpus. 24 bytes per document lie on
-disk, and a worker holds about 64 bytes for each document of one run or one bucket: half a gigabyte, whatever the size
-of the corpus.
+disk, and a worker holds up to 80 bytes for each document of one run or one bucket: a third of a gigabyte, whatever the
+size of the corpus.
 
 Hashes have 128 bits: among 10^12 different documents the chance that any two collide is below 10^-14.
 """
@@ -23,17 +23,18 @@ from data_prep.shards import write_array
 from data_prep.slices import map_documents
 from data_prep.workers import Workers
 
-RUN_DOCUMENTS = 2**23
+RUN_DOCUMENTS = 2**22
 _HASHED = np.dtype([("hash_hi", "<u8"), ("hash_lo", "<u8"), ("index", "<u8")])
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Consecutive slices that are sorted together; `first` is the global index of their first document."""
+    """Consecutive slices that are sorted together: `count` documents, whose first one has the global index `first`."""
 
     slices: Path
     names: tuple[str, ...]
     first: int
+    count: int
     output: Path
     copies: Path
 
@@ -85,8 +86,8 @@ def find_duplicates(
         directory: where the results and temporary files go.
     """
     runs = [
-        _Run(slices, group, first, directory / f"run-{at:05d}.npy", directory / f"copies-in-run-{at:05d}.npy")
-        for at, (group, first) in enumerate(_grouped(names, counts))
+        _Run(slices, group, first, count, directory / f"run-{at:05d}.npy", directory / f"copies-in-run-{at:05d}.npy")
+        for at, (group, first, count) in enumerate(_grouped(names, counts))
     ]
     for _ in workers.run(_sort_run, runs):
         pass
@@ -104,28 +105,28 @@ def find_duplicates(
     return Duplicates([*(run.copies for run in runs), *(bucket.copies for bucket in buckets)])
 
 
-def _grouped(names: Sequence[str], counts: Sequence[int]) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Consecutive slices of at most `RUN_DOCUMENTS` documents together, or one, and their first document's index."""
+def _grouped(names: Sequence[str], counts: Sequence[int]) -> Iterator[tuple[tuple[str, ...], int, int]]:
+    """Consecutive slices of at most `RUN_DOCUMENTS` documents together, or one; their first document, and how many."""
     group: list[str] = []
     first = index = 0
     for name, count in zip(names, counts, strict=True):
         if group and index + count - first > RUN_DOCUMENTS:
-            yield tuple(group), first
+            yield tuple(group), first, index - first
             group, first = [], index
         group.append(name)
         index += count
-    yield tuple(group), first
+    yield tuple(group), first, index - first
 
 
 def _sort_run(run: _Run) -> None:
-    parts = [map_documents(run.slices, name) for name in run.names]
-    hashed = np.empty(sum(map(len, parts)), dtype=_HASHED)
+    hashed = np.empty(run.count, dtype=_HASHED)
     at = 0
-    for part in parts:
+    for name in run.names:
+        part = map_documents(run.slices, name)
         hashed["hash_hi"][at : at + len(part)] = part["hash_hi"]
         hashed["hash_lo"][at : at + len(part)] = part["hash_lo"]
         at += len(part)
-    hashed["index"] = np.arange(run.first, run.first + len(hashed), dtype=np.uint64)
+    hashed["index"] = np.arange(run.first, run.first + run.count, dtype=np.uint64)
     hashed, copies = _without_copies(hashed)
     write_array(run.output, hashed)
     write_array(run.copies, copies)
@@ -156,4 +157,5 @@ def _without_copies(hashed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ordered = found[order]
     repeated = (ordered["hash_hi"][1:] == ordered["hash_hi"][:-1]) & (ordered["hash_lo"][1:] == ordered["hash_lo"][:-1])
     copies = order[1:][repeated]
-    return np.delete(hashed, candidates[copies]), np.sort(found["index"][copies])
+    kept = np.delete(hashed, candidates[copies]) if len(copies) else hashed
+    return kept, np.sort(found["index"][copies])

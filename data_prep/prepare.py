@@ -113,14 +113,14 @@ def _prepare(config: PrepConfig, output: Path, work: Work, only_finish: bool) ->
     seconds: dict[str, float] = {}
     with timed(seconds, "total"):
         plan, info = _begin(config, output, work)
-        with Workers(config.workers) as workers:
-            with timed(seconds, "tokenize"):
-                if only_finish:
-                    refuse_missing(plan, work, workers)
-                else:
-                    every_slice = range(len(plan.slices))
-                    run_first_stage(config, plan, every_slice, output / TOKENIZER_DIRECTORY, work, workers)
-                tokenized = collect(plan, work)
+        with Workers(config.workers) as workers, timed(seconds, "tokenize"):
+            if only_finish:
+                refuse_missing(plan, work, workers)
+            else:
+                every_slice = range(len(plan.slices))
+                run_first_stage(config, plan, every_slice, output / TOKENIZER_DIRECTORY, work, workers)
+        tokenized = collect(plan, work)
+        with Workers(config.workers) as workers:  # fresh processes, without the tokenizer's memory
             manifest, shards = assemble(config, plan, info, tokenized, output, work, workers, seconds)
     write_report(output, manifest, tokenized.records, shards, seconds)
     fsync_directory(output)

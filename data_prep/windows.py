@@ -18,6 +18,8 @@ from data_prep.keyed import keyed_bits, to_unit
 from data_prep.slices import map_documents
 
 SPLITS = ("train", "valid", "test")
+MOST_DOCUMENTS = 2**19
+"""In a window; a shard has fewer tokens than asked for when its documents have fewer than 64 on average."""
 
 
 @dataclass(frozen=True)
@@ -97,36 +99,70 @@ def members(
 def plan_windows(
     config: PrepConfig, directory: Path, slices: Sequence[SliceOfCorpus], duplicates: Duplicates
 ) -> Iterator[Window]:
-    """Cut each split's documents into windows of about `shard_tokens` tokens; a window ends with a whole document."""
-    numbers, tokens = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
-    open_stretches: dict[str, list[Stretch]] = {split: [] for split in SPLITS}
+    """Cut each split's documents into windows of about `shard_tokens` tokens; a window ends with a whole document.
+
+    A window has at most `MOST_DOCUMENTS` documents, because packing takes memory for each.
+    """
+    open_windows = {split: _OpenWindow(split) for split in SPLITS}
     for copy in range(ceil(max(source.weight for source in config.sources))):
         for piece in slices:
             if piece.count == 0 or config.sources[piece.source].weight <= copy:
                 continue
             documents = map_documents(directory, piece.name)
-            whole = Stretch(piece, 0, piece.count, copy)
-            splits = _split_or_none(documents, whole, duplicates, config)
+            splits = _split_or_none(documents, Stretch(piece, 0, piece.count, copy), duplicates, config)
             for index, split in enumerate(SPLITS):
                 chosen = np.flatnonzero(splits == index)
-                if not len(chosen):
-                    continue
-                total = np.cumsum(documents["length"][chosen], dtype=np.int64)
-                begin = done = 0
-                # the first document at which the window is full closes it
-                while (at := int(np.searchsorted(total, done + config.shard_tokens - tokens[split]))) < len(chosen):
-                    end = int(chosen[at]) + 1
-                    open_stretches[split].append(Stretch(piece, begin, end, copy))
-                    yield Window(split, numbers[split], tuple(open_stretches[split]))
-                    open_stretches[split], tokens[split] = [], 0
-                    numbers[split] += 1
-                    begin, done = end, int(total[at])
-                if int(total[-1]) > done:
-                    open_stretches[split].append(Stretch(piece, begin, piece.count, copy))
-                    tokens[split] += int(total[-1]) - done
-    for split, stretches in open_stretches.items():
-        if stretches:
-            yield Window(split, numbers[split], tuple(stretches))
+                if len(chosen):
+                    lengths = documents["length"][chosen]
+                    yield from open_windows[split].add(piece, copy, chosen, lengths, config.shard_tokens)
+    for window in open_windows.values():
+        if window.stretches:
+            yield window.close()
+
+
+class _OpenWindow:
+    """The window of a split that still takes documents."""
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+        self.number = 0
+        self._empty()
+
+    def _empty(self) -> None:
+        self.stretches: list[Stretch] = []
+        self.tokens = self.documents = 0
+
+    def add(
+        self, piece: SliceOfCorpus, copy: int, chosen: np.ndarray, lengths: np.ndarray, shard_tokens: int
+    ) -> Iterator[Window]:
+        """Take documents of a slice; yields each window that they fill.
+
+        Args:
+            chosen: int [n], their places in the slice.
+            lengths: [n], in tokens.
+        """
+        total = np.cumsum(lengths, dtype=np.int64)
+        begin = taken = tokens_taken = 0
+        while taken < len(chosen):
+            # the first document at which the window is full closes it
+            full_of_tokens = int(np.searchsorted(total, tokens_taken + shard_tokens - self.tokens))
+            last = min(full_of_tokens, taken + MOST_DOCUMENTS - self.documents - 1)
+            if last >= len(chosen):
+                self.stretches.append(Stretch(piece, begin, piece.count, copy))
+                self.tokens += int(total[-1]) - tokens_taken
+                self.documents += len(chosen) - taken
+                return
+            end = int(chosen[last]) + 1
+            self.stretches.append(Stretch(piece, begin, end, copy))
+            yield self.close()
+            begin, taken, tokens_taken = end, last + 1, int(total[last])
+
+    def close(self) -> Window:
+        """The window as it is; the next one begins."""
+        window = Window(self.split, self.number, tuple(self.stretches))
+        self.number += 1
+        self._empty()
+        return window
 
 
 def _split_or_none(documents: np.ndarray, stretch: Stretch, duplicates: Duplicates, config: PrepConfig) -> np.ndarray:
