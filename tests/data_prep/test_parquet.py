@@ -162,7 +162,7 @@ def test_a_long_row_group_is_read_in_small_batches(tmp_path, monkeypatch):
 def test_a_row_group_is_never_read_whole(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     texts = pa.array([str(number) * 2000 for number in range(2000)])
-    pq.write_table(pa.table({"text": texts}), path, compression="none", use_dictionary=False)
+    pq.write_table(pa.table({"text": texts}), path, compression="none", use_dictionary=False, write_batch_size=50)
     reads = []
 
     class Recorder(io.FileIO):
