@@ -235,7 +235,7 @@ def test_a_preparation_counts_each_document_once_and_records_what_was_removed(ma
     assert source.records == len(texts) + 2 == source.documents + sum(source.dropped.values())
     assert {name.split(".")[0] for name in source.dropped} >= {"c4", "gopher_quality", "empty"}
     assert source.removed["c4.no_terminal_punctuation"] > 1
-    assert "Taken out of documents" in (tmp_path / "corpus" / "report.html").read_text()
+    assert "Taken out inside documents" in (tmp_path / "corpus" / "report.html").read_text()
 
 
 def test_boundaries_of_records_are_not_judged(make_config, tmp_path):
