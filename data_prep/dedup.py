@@ -29,12 +29,11 @@ _HASHED = np.dtype([("hash_hi", "<u8"), ("hash_lo", "<u8"), ("index", "<u8")])
 
 @dataclass(frozen=True)
 class _Run:
-    """Consecutive slices that are sorted together: `count` documents, whose first one has the global index `first`."""
+    """Consecutive documents that are sorted together, as ranges [begin, end) of slices; `first` is the global index."""
 
     slices: Path
-    names: tuple[str, ...]
+    ranges: tuple[tuple[str, int, int], ...]
     first: int
-    count: int
     output: Path
     copies: Path
 
@@ -86,8 +85,8 @@ def find_duplicates(
         directory: where the results and temporary files go.
     """
     runs = [
-        _Run(slices, group, first, count, directory / f"run-{at:05d}.npy", directory / f"copies-in-run-{at:05d}.npy")
-        for at, (group, first, count) in enumerate(_grouped(names, counts))
+        _Run(slices, ranges, first, directory / f"run-{at:05d}.npy", directory / f"copies-in-run-{at:05d}.npy")
+        for at, (ranges, first) in enumerate(_runs(names, counts))
     ]
     for _ in workers.run(_sort_run, runs):
         pass
@@ -105,28 +104,30 @@ def find_duplicates(
     return Duplicates([*(run.copies for run in runs), *(bucket.copies for bucket in buckets)])
 
 
-def _grouped(names: Sequence[str], counts: Sequence[int]) -> Iterator[tuple[tuple[str, ...], int, int]]:
-    """Consecutive slices of at most `RUN_DOCUMENTS` documents together, or one; their first document, and how many."""
-    group: list[str] = []
-    first = index = 0
+def _runs(names: Sequence[str], counts: Sequence[int]) -> Iterator[tuple[tuple[tuple[str, int, int], ...], int]]:
+    """The ranges of each run, `RUN_DOCUMENTS` documents but for the last one, and the global index of its first."""
+    ranges: list[tuple[str, int, int]] = []
+    first = in_run = 0
     for name, count in zip(names, counts, strict=True):
-        if group and index + count - first > RUN_DOCUMENTS:
-            yield tuple(group), first, index - first
-            group, first = [], index
-        group.append(name)
-        index += count
-    yield tuple(group), first, index - first
+        begin = 0
+        while count - begin > RUN_DOCUMENTS - in_run:
+            end = begin + RUN_DOCUMENTS - in_run
+            yield (*ranges, (name, begin, end)), first
+            ranges, first, in_run, begin = [], first + RUN_DOCUMENTS, 0, end
+        ranges.append((name, begin, count))
+        in_run += count - begin
+    yield tuple(ranges), first
 
 
 def _sort_run(run: _Run) -> None:
-    hashed = np.empty(run.count, dtype=_HASHED)
+    hashed = np.empty(sum(end - begin for _, begin, end in run.ranges), dtype=_HASHED)
     at = 0
-    for name in run.names:
-        part = map_documents(run.slices, name)
+    for name, begin, end in run.ranges:
+        part = map_documents(run.slices, name)[begin:end]
         hashed["hash_hi"][at : at + len(part)] = part["hash_hi"]
         hashed["hash_lo"][at : at + len(part)] = part["hash_lo"]
         at += len(part)
-    hashed["index"] = np.arange(run.first, run.first + run.count, dtype=np.uint64)
+    hashed["index"] = np.arange(run.first, run.first + len(hashed), dtype=np.uint64)
     hashed, copies = _without_copies(hashed)
     write_array(run.output, hashed)
     write_array(run.copies, copies)

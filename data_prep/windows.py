@@ -6,7 +6,7 @@ configuration; how the input was sliced and who worked on it does not show.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from data_prep.slices import map_documents
 SPLITS = ("train", "valid", "test")
 MOST_DOCUMENTS = 2**19
 """In a window; a shard has fewer tokens than asked for when its documents have fewer than 64 on average."""
+CHUNK_DOCUMENTS = 2**18
+"""Looked at together."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,15 @@ def plan_windows(
             if piece.count == 0 or config.sources[piece.source].weight <= copy:
                 continue
             documents = map_documents(directory, piece.name)
-            splits = _split_or_none(documents, Stretch(piece, 0, piece.count, copy), duplicates, config)
-            for index, split in enumerate(SPLITS):
-                chosen = np.flatnonzero(splits == index)
-                if len(chosen):
-                    lengths = documents["length"][chosen]
-                    yield from open_windows[split].add(piece, copy, chosen, lengths, config.shard_tokens)
+            for begin in range(0, piece.count, CHUNK_DOCUMENTS):  # a compressed file is one slice, however large
+                chunk = Stretch(piece, begin, min(begin + CHUNK_DOCUMENTS, piece.count), copy)
+                found = documents[chunk.begin : chunk.end]
+                splits = _split_or_none(found, chunk, duplicates, config)
+                for index, split in enumerate(SPLITS):
+                    chosen = np.flatnonzero(splits == index)
+                    if len(chosen):
+                        lengths = found["length"][chosen]
+                        yield from open_windows[split].add(chunk, chosen, lengths, config.shard_tokens)
     for window in open_windows.values():
         if window.stretches:
             yield window.close()
@@ -132,30 +137,36 @@ class _OpenWindow:
         self.stretches: list[Stretch] = []
         self.tokens = self.documents = 0
 
-    def add(
-        self, piece: SliceOfCorpus, copy: int, chosen: np.ndarray, lengths: np.ndarray, shard_tokens: int
-    ) -> Iterator[Window]:
-        """Take documents of a slice; yields each window that they fill.
+    def add(self, chunk: Stretch, chosen: np.ndarray, lengths: np.ndarray, shard_tokens: int) -> Iterator[Window]:
+        """Take documents of a stretch; yields each window that they fill.
 
         Args:
-            chosen: int [n], their places in the slice.
+            chosen: int [n], their places in the stretch.
             lengths: [n], in tokens.
         """
         total = np.cumsum(lengths, dtype=np.int64)
-        begin = taken = tokens_taken = 0
+        begin, taken, tokens_taken = chunk.begin, 0, 0
         while taken < len(chosen):
             # the first document at which the window is full closes it
             full_of_tokens = int(np.searchsorted(total, tokens_taken + shard_tokens - self.tokens))
             last = min(full_of_tokens, taken + MOST_DOCUMENTS - self.documents - 1)
             if last >= len(chosen):
-                self.stretches.append(Stretch(piece, begin, piece.count, copy))
+                self._append(replace(chunk, begin=begin))
                 self.tokens += int(total[-1]) - tokens_taken
                 self.documents += len(chosen) - taken
                 return
-            end = int(chosen[last]) + 1
-            self.stretches.append(Stretch(piece, begin, end, copy))
+            end = chunk.begin + int(chosen[last]) + 1
+            self._append(replace(chunk, begin=begin, end=end))
             yield self.close()
             begin, taken, tokens_taken = end, last + 1, int(total[last])
+
+    def _append(self, stretch: Stretch) -> None:
+        """Add a stretch, as one with the last one when it goes on from there."""
+        last = self.stretches[-1] if self.stretches else None
+        if last and (last.slice, last.copy, last.end) == (stretch.slice, stretch.copy, stretch.begin):
+            self.stretches[-1] = replace(last, end=stretch.end)
+        else:
+            self.stretches.append(stretch)
 
     def close(self) -> Window:
         """The window as it is; the next one begins."""

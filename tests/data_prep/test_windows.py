@@ -47,6 +47,7 @@ def test_windows_hold_every_document_once_and_no_more_than_they_may(
     make_config, tmp_path, documents, monkeypatch, shard_tokens, most
 ):
     monkeypatch.setattr(windows, "MOST_DOCUMENTS", most)
+    monkeypatch.setattr(windows, "CHUNK_DOCUMENTS", 100)
     config = make_config({"path": "unused"}, shard_tokens=shard_tokens, splits={"valid": 0.1})
     found = windows_of(config, tmp_path / "one", documents, [])
     assert Counter(document for inside in found.values() for document in inside) == Counter(range(1000))
