@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.shards import write_array
+from data_prep.shards import npy_parts
 from data_prep.slices import map_documents
 from data_prep.workers import Workers
 
@@ -129,8 +129,8 @@ def _sort_run(run: _Run) -> None:
         at += len(part)
     hashed["index"] = np.arange(run.first, run.first + len(hashed), dtype=np.uint64)
     hashed, copies = _without_copies(hashed)
-    write_array(run.output, hashed)
-    write_array(run.copies, copies)
+    _write(run.output, hashed)
+    _write(run.copies, copies)
 
 
 def _search_bucket(bucket: _Bucket) -> None:
@@ -140,7 +140,14 @@ def _search_bucket(bucket: _Bucket) -> None:
         low = np.searchsorted(run["hash_hi"], np.uint64(bucket.low), side="left")
         high = np.searchsorted(run["hash_hi"], np.uint64(bucket.high), side="right")
         parts.append(np.asarray(run[low:high]))
-    write_array(bucket.copies, _without_copies(np.concatenate(parts))[1])
+    _write(bucket.copies, _without_copies(np.concatenate(parts))[1])
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    """Not flushed to the disk: after a crash all of it is made again."""
+    with path.open("wb") as file:
+        for part in npy_parts(array):
+            file.write(part)
 
 
 def _without_copies(hashed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

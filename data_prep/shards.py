@@ -82,16 +82,21 @@ def write_shard(
 
 def write_array(path: Path, array: np.ndarray) -> FileInfo:
     """Write `array` as .npy, atomically, and return the size and SHA-256 of what was written."""
+    digest = hashlib.sha256()
+    with atomic_write(path) as file:
+        for part in npy_parts(array):
+            file.write(part)
+            digest.update(part)
+        size = file.tell()
+    return FileInfo(size=size, sha256=digest.hexdigest())
+
+
+def npy_parts(array: np.ndarray) -> tuple[bytes, memoryview]:
+    """Header and content of the array's .npy file; `numpy.save` to a full disk raises an error without a number."""
     array = np.ascontiguousarray(array)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    content = array.reshape(-1).view(np.uint8).data
-    digest = hashlib.sha256(header.getvalue())
-    with atomic_write(path) as file:
-        file.write(header.getvalue())
-        file.write(content)
-    digest.update(content)
-    return FileInfo(size=header.tell() + array.nbytes, sha256=digest.hexdigest())
+    return header.getvalue(), array.reshape(-1).view(np.uint8).data
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,12 @@ from data_prep.work import task_work, whole_work
 from foreword.config import dump_config
 from foreword.errors import ConfigError, DataError
 
-CHANGES = {"prefix": {"policy": "uniform"}, "splits": {"valid": 0.1, "test": 0.05}, "slice_bytes": 10_000}
+CHANGES = {
+    "prefix": {"policy": "uniform"},
+    "splits": {"valid": 0.1, "test": 0.05},
+    "slice_bytes": 10_000,
+    "shard_tokens": 40_000,
+}
 
 
 @pytest.fixture
