@@ -74,7 +74,7 @@ def test_training_that_is_signalled_resumes_by_itself_on_the_next_start(slurm: C
 
 def test_a_configuration_error_ends_the_job(slurm: Cluster, tmp_path: Path) -> None:
     train, cluster = write_configs(tmp_path, "run")
-    job = slurm.submit_training(train, cluster, "model.max_position_embeddings=8")
+    job = slurm.submit_training(train, cluster, "attention=varlen")
     facts = slurm.wait_for(job, "COMPLETED", "FAILED")
     assert (facts["JobState"], facts["Restarts"], facts["ExitCode"]) == ("FAILED", "0", "2:0")
 
