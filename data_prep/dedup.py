@@ -123,7 +123,7 @@ def _sort_run(run: _Run) -> None:
     hashed = np.empty(sum(end - begin for _, begin, end in run.ranges), dtype=_HASHED)
     at = 0
     for name, begin, end in run.ranges:
-        part = map_documents(run.slices, name)[begin:end]
+        part = map_documents(run.slices, name, begin, end)
         hashed["hash_hi"][at : at + len(part)] = part["hash_hi"]
         hashed["hash_lo"][at : at + len(part)] = part["hash_lo"]
         at += len(part)

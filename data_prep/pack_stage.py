@@ -179,7 +179,7 @@ def _gather_documents(task: PackTask) -> _Gathered:
     split = SPLITS.index(task.window.split)
     documents, tokens, sources, copies, kept = [], [], [], [], []
     for stretch in task.window.stretches:
-        found = map_documents(task.slices, stretch.slice.name)[stretch.begin : stretch.end]
+        found = map_documents(task.slices, stretch.slice.name, stretch.begin, stretch.end)
         chosen = members(found, stretch, split, task.duplicates, task.config)
         found = found[chosen]
         ids = map_tokens(task.slices, stretch.slice.name, token_dtype(task.vocab_size))

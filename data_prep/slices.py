@@ -176,22 +176,21 @@ def is_whole(directory: Path, name: str) -> bool:
     return True
 
 
-def map_documents(directory: Path, name: str) -> np.ndarray:
-    """The `DOCUMENT` records of a slice, memory-mapped."""
-    return _map(directory / f"{name}.documents", DOCUMENT)
+def map_documents(directory: Path, name: str, begin: int, end: int) -> np.ndarray:
+    """The `DOCUMENT` records [begin, end) of a slice, memory-mapped; no more than these can become resident."""
+    path = directory / f"{name}.documents"
+    if begin == end:  # a memory map of nothing is an error
+        return np.empty(0, DOCUMENT)
+    return np.memmap(path, DOCUMENT, "r", begin * DOCUMENT.itemsize, end - begin)
 
 
 def map_tokens(directory: Path, name: str, dtype: np.dtype) -> np.ndarray:
     """The flat ids of a slice, memory-mapped."""
-    return _map(directory / f"{name}.tokens", dtype)
+    path = directory / f"{name}.tokens"
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 
 def map_kept(directory: Path, name: str) -> pa.Table | None:
     """What was kept of the slice's documents, memory-mapped; None when its source keeps nothing."""
     path = directory / f"{name}.kept"
     return pa.ipc.open_stream(pa.memory_map(str(path))).read_all() if path.is_file() else None
-
-
-def _map(path: Path, dtype: np.dtype) -> np.ndarray:
-    # a memory map of nothing is an error
-    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)

@@ -110,10 +110,9 @@ def plan_windows(
         for piece in slices:
             if piece.count == 0 or config.sources[piece.source].weight <= copy:
                 continue
-            documents = map_documents(directory, piece.name)
             for begin in range(0, piece.count, CHUNK_DOCUMENTS):  # a compressed file is one slice, however large
                 chunk = Stretch(piece, begin, min(begin + CHUNK_DOCUMENTS, piece.count), copy)
-                found = documents[chunk.begin : chunk.end]
+                found = map_documents(directory, piece.name, chunk.begin, chunk.end)
                 splits = _split_or_none(found, chunk, duplicates, config)
                 for index, split in enumerate(SPLITS):
                     chosen = np.flatnonzero(splits == index)

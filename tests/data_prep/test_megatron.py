@@ -151,7 +151,8 @@ def append(tmp_path, tokenizer, documents, kind=np.int64, **limits):
     (tmp_path / "scratch").mkdir(exist_ok=True)
     with SliceWriter(tmp_path, "0", tmp_path / "scratch") as writer:
         append_tokenized(batch, TextConfig(**limits), tokenizer, writer)
-    tokens, records = map_tokens(tmp_path, "0", np.dtype(np.uint16)), map_documents(tmp_path, "0")
+    tokens = map_tokens(tmp_path, "0", np.dtype(np.uint16))
+    records = map_documents(tmp_path, "0", 0, writer.record.documents)
     return [tokens[r["start"] : r["start"] + r["length"]].tolist() for r in records], records, writer.record.dropped
 
 
