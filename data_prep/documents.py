@@ -123,7 +123,7 @@ def kept_batch(kept: Sequence[tuple[str | None, str | None]]) -> pa.RecordBatch:
 
 def string_array(texts: Sequence[str]) -> pa.LargeStringArray:
     """Strings -> one Arrow array, several times faster than `pa.array` because nothing grows on the way."""
-    encoded = [text.encode() for text in texts]
+    encoded = list(map(str.encode, texts))
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
     return pa.LargeStringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))

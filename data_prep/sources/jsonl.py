@@ -80,7 +80,7 @@ def _texts(lines: list[memoryview], text_field: str) -> list[str] | None:
         texts = [loads(line)[text_field] for line in lines]
     except (ValueError, KeyError, TypeError):
         return None
-    return texts if all(type(text) is str for text in texts) else None
+    return texts if set(map(type, texts)) <= {str} else None
 
 
 class _Place:
@@ -145,7 +145,7 @@ def _blocks(path: str, begin: int, end: int) -> Iterator[tuple[bytes, int]]:
             position = counted = begin - 1 + _skip_line(file)
             if position >= end:
                 return
-        pending: list[bytes] = []
+        pending: list[memoryview] = []
         while block := file.read(BLOCK_BYTES):
             ends_here = not compressed and position + len(block) >= end
             # the line that holds byte end - 1 is the last
@@ -153,12 +153,12 @@ def _blocks(path: str, begin: int, end: int) -> Iterator[tuple[bytes, int]]:
             position += len(block)
             if cut_at:
                 read_to = stored_position() if compressed else position - len(block) + cut_at
-                yield b"".join([*pending, block[:cut_at]]), read_to - counted
+                yield b"".join([*pending, memoryview(block)[:cut_at]]), read_to - counted
                 if ends_here:
                     return
                 pending, counted = [], read_to
             if cut_at < len(block):
-                pending.append(block[cut_at:])
+                pending.append(memoryview(block)[cut_at:])
         if pending:
             yield b"".join(pending), (stored_position() if compressed else position) - counted
 

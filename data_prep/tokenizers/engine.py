@@ -13,7 +13,7 @@ from data_prep.documents import buffers, string_array
 from data_prep.tokenizers.base import Tokenizer
 from foreword.errors import DataError
 
-SAMPLE_CHARS = 1024
+SAMPLE_CHARS = 512
 """Characters of a sampled text, at most, that the reference encodes too; it is about fifty times slower."""
 
 
