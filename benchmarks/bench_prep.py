@@ -10,6 +10,7 @@ collected once, is not counted, and stays in the directory for the next time.
 import argparse
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -203,7 +204,7 @@ class _Megatron:
         self._model.mkdir(exist_ok=True)
         eod = {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
         config = {"tokenizer_class": "GPT2TokenizerFast", "model_max_length": 10**9, **eod}
-        (self._model / "tokenizer_config.json").write_text(yaml.safe_dump(config, default_flow_style=True, width=10**6))
+        (self._model / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
         shutil.copyfile(self._bench.tokenizer / "tokenizer.json", self._model / "tokenizer.json")
         try:
             self.run("fast", lines=10)

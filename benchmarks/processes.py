@@ -4,14 +4,14 @@ Linux only: the measuring process adopts whatever the command leaves behind, so 
 """
 
 import ctypes
+import json
 import os
 import resource
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -39,29 +39,24 @@ def measure(command: Sequence[str], environment: dict[str, str] | None = None) -
     Raises:
         RuntimeError: it failed; its last lines are in the message.
     """
-    context = get_context("spawn")  # a small fresh process: a fork would begin with this one's memory
-    receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(list(command), {**os.environ, **(environment or {})}, sending))
-    process.start()
-    sending.close()
-    try:
-        result = receiving.recv()
-    except EOFError:
-        raise RuntimeError(f"{command[0]}: the measuring process ended early") from None
-    finally:
-        process.join()
-    if isinstance(result, str):
-        raise RuntimeError(result)
-    return result
+    # a small fresh interpreter in between: a process counts the memory of the one that started it as its own
+    between = [sys.executable, "-S", __file__, *command]
+    done = subprocess.run(between, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]}: it could not be measured")
+    code, *result = json.loads(done.stdout)
+    measured = Measured(*result)
+    if code:
+        lines = "\n".join(measured.output.splitlines()[-15:])
+        raise RuntimeError(f"{' '.join(command)} ended with exit code {code}:\n{lines}")
+    return measured
 
 
-def _run(command: list[str], environment: dict[str, str], sending: Connection) -> None:
+def _main() -> None:
+    """Run the command in this process' arguments and print its exit code and the values of `Measured` as JSON."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     started = time.monotonic()
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        output, _ = process.communicate()
+    command = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     while True:
         try:
             os.wait()
@@ -69,8 +64,9 @@ def _run(command: list[str], environment: dict[str, str], sending: Connection) -
             break
     wall_s = time.monotonic() - started
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if process.returncode:
-        lines = "\n".join(output.splitlines()[-15:])
-        sending.send(f"{' '.join(command)} ended with exit code {process.returncode}:\n{lines}")
-        return
-    sending.send(Measured(wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, output))
+    result = [command.returncode, wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, command.stdout]
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    _main()
