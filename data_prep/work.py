@@ -13,7 +13,6 @@ Promise: two whole runs, or a whole run and a task, or the same task twice, neve
 killed owner left unfinished is removed by the next one and by nobody else, so that it cannot be somebody's work.
 """
 
-import errno
 import fcntl
 import os
 import shutil
@@ -24,13 +23,11 @@ from pathlib import Path
 from typing import IO
 
 from data_prep.manifest import MANIFEST_NAME
-from foreword.console import warn
 from foreword.errors import ConfigError
-from foreword.files import TEMPORARY_PREFIX
+from foreword.files import TEMPORARY_PREFIX, locked
 
 WORK_DIRECTORY = ".work"
 _WHOLE = "whole"
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class Work:
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
         """Wait for the other tasks, for the few moments in which they decide together."""
-        with _locked(self.root / "plan.lock", fcntl.LOCK_EX):
+        with locked(self.root / "plan.lock", fcntl.LOCK_EX):
             yield
 
 
@@ -117,7 +114,7 @@ def task_work(output: Path, task: int, tasks: int) -> Iterator[Work]:
     with _held(output, fcntl.LOCK_SH, "another process is preparing or finishing this output"):
         directory = root / "tasks" / name
         directory.mkdir(parents=True, exist_ok=True)
-        with _locked(directory / "lock", fcntl.LOCK_EX, f"task {task} of {tasks} is running already"):
+        with locked(directory / "lock", fcntl.LOCK_EX, f"task {task} of {tasks} is running already"):
             shutil.rmtree(root / "scratch" / name, ignore_errors=True)
             yield Work.create(root, name)
 
@@ -130,25 +127,10 @@ def _held(output: Path, kind: int, refusal: str) -> Iterator[None]:
         raise ConfigError("the output directory is not empty and not a corpus", where=output, remedy="choose another")
     while True:
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / "lock", kind, refusal) as lock:
+        with locked(root / "lock", kind, refusal) as lock:
             if _is_at(root / "lock", lock):  # else the run that held it has finished and removed it
                 yield
                 return
-
-
-@contextmanager
-def _locked(path: Path, kind: int, refusal: str | None = None) -> Iterator[IO]:
-    """Hold a lock; without a `refusal` wait for it."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, kind | (fcntl.LOCK_NB if refusal else 0))
-        except BlockingIOError:
-            raise ConfigError(str(refusal), where=path.parent, remedy="wait for it") from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            warn(f"{path.parent}: this file system has no locks, so see to it yourself that no other run works on it")
-        yield file
 
 
 def _is_at(path: Path, file: IO) -> bool:

@@ -1,9 +1,11 @@
-"""Writing and hashing files so that a reader sees a whole file or none.
+"""Writing, hashing and locking files so that a reader sees a whole file or none, and writers do not meet.
 
 A file is written under a unique temporary name in its own directory, flushed to the disk, and renamed over its final
 name; the directory is flushed too, so that the name itself survives a power cut.
 """
 
+import errno
+import fcntl
 import hashlib
 import os
 import uuid
@@ -13,7 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from foreword.console import warn
+from foreword.errors import ConfigError
+
 TEMPORARY_PREFIX = ".tmp-"
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -46,6 +52,30 @@ def fsync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, kind: int = fcntl.LOCK_EX, refusal: str | None = None) -> Iterator[IO]:
+    """Hold a lock on `path`, which is created where it is missing; it ends with the block or with the process.
+
+    Args:
+        path: the file; its directory must exist.
+        kind: `fcntl.LOCK_EX` for one holder, `fcntl.LOCK_SH` for several at once.
+        refusal: what to say when somebody else holds it; without it, wait.
+
+    Raises:
+        ConfigError: somebody else holds it, and there is a `refusal`.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, kind | (fcntl.LOCK_NB if refusal else 0))
+        except BlockingIOError:
+            raise ConfigError(str(refusal), where=path.parent, remedy="wait for it") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            warn(f"{path.parent}: this file system has no locks, so see to it yourself that no other run works on it")
+        yield file
 
 
 def sha256_of(path: Path) -> str:

@@ -1,5 +1,6 @@
 """A run's directory: the resolved configuration, the tokenizer, and the checkpoint to continue from.
 
+run/.lock             held while a process trains here
 run/config.yaml       the resolved configuration of the latest start
 run/tokenizer/        the corpus's tokenizer, so that the run can be evaluated and can generate without the corpus
 run/metrics.jsonl     see `telemetry`
@@ -7,18 +8,36 @@ run/checkpoints/      see `checkpoint`
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from data_prep.shards import Corpus
 from foreword.config import dump_config
-from foreword.console import say
+from foreword.console import say, warn
 from foreword.errors import ConfigError
-from foreword.files import atomic_write
+from foreword.files import atomic_write, locked
 from pipeline.checkpoint.find import newest_complete
 from pipeline.checkpoint.meta import CorpusIdentity, read_meta
-from pipeline.checkpoint.restore import refuse_other_run
+from pipeline.checkpoint.restore import changed_settings, refuse_other_run
 from pipeline.checkpoint.save import remove_leftovers
 from pipeline.config import TrainConfig
+
+
+@contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """Create the directory where it is missing, and let no second run train in it; for one rank.
+
+    Raises:
+        ConfigError: another run is training in it, or it cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(run_dir / ".lock", refusal="another process is training in this directory"))
+        except OSError as error:
+            raise ConfigError(f"cannot be written: {error.strerror}", where=run_dir) from None
+        yield
 
 
 def identify(corpus: Corpus) -> CorpusIdentity:
@@ -42,9 +61,11 @@ def prepare_run_directory(config: TrainConfig, corpus: Corpus) -> Path | None:
     """
     checkpoint = newest_complete(config.run_dir)
     if checkpoint is not None:
-        refuse_other_run(checkpoint, read_meta(checkpoint), config, identify(corpus))
+        meta = read_meta(checkpoint)
+        refuse_other_run(checkpoint, meta, config, identify(corpus))
+        for change in changed_settings(meta, config):
+            warn(f"changed since the checkpoint: {change}")
     try:
-        config.run_dir.mkdir(parents=True, exist_ok=True)
         for path in remove_leftovers(config.run_dir):
             say(f"removed what an interrupted save left behind: {path}")
         with atomic_write(config.run_dir / "config.yaml", "w") as file:

@@ -7,18 +7,22 @@ before it acts, and this file only remembers that the wish was heard here.
 import signal
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+def stop_signals() -> list[signal.Signals]:
+    """SIGTERM, SIGINT, SIGUSR1, and SIGHUP (a closed terminal) unless `nohup` has it ignored."""
+    always = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+    return always if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*always, signal.SIGHUP]
 
 
 class StopRequest:
-    """Remembers SIGTERM, SIGINT and SIGUSR1; a second SIGINT ends the process at once."""
+    """Remembers a stop signal; a second SIGINT ends the process at once."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in STOP_SIGNALS:
+        for number in stop_signals():
             self._previous[number] = signal.signal(number, self._remember)
         return self
 

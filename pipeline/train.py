@@ -6,15 +6,19 @@ numbers that were summed over all ranks, so that no rank waits for another that 
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from data_prep.shards import Corpus
 from foreword.errors import ForewordError, StoppedOnRequest
+from pipeline.checkpoint.find import step_directory
 from pipeline.checkpoint.fragments import optimizer_steps
 from pipeline.checkpoint.meta import CheckpointMeta, FileEntry, ParameterInfo, Progress, Topology
 from pipeline.checkpoint.restore import restore
@@ -31,7 +35,7 @@ from pipeline.engine import Engine
 from pipeline.evaluate import evaluate, evaluation_batches
 from pipeline.model import GPT2, build_model, load_full_state, padded_vocab_size
 from pipeline.model.flops import attended_pairs
-from pipeline.run_directory import identify, prepare_run_directory
+from pipeline.run_directory import held, identify, prepare_run_directory
 from pipeline.schedule import learning_rate
 from pipeline.stop import StopRequest
 from pipeline.telemetry.recorder import Telemetry
@@ -39,13 +43,16 @@ from pipeline.telemetry.throughput import Throughput
 from pipeline.telemetry.versions import library_versions
 from pipeline.weights.pretrained import initial_weights
 
+Result = TypeVar("Result")
+
 
 def train(config: TrainConfig) -> None:
     """Train until `schedule.total_steps`, from the newest complete checkpoint of the run directory if there is one.
 
     Raises:
         StoppedOnRequest: a signal came; a checkpoint was saved at a step boundary.
-        ForewordError: the configuration, the corpus or a checkpoint cannot be used, or the loss is not finite.
+        ForewordError: the configuration, the corpus or a checkpoint cannot be used, the run directory is in use or
+            cannot be written, or the loss is not finite.
     """
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
@@ -55,6 +62,7 @@ def train(config: TrainConfig) -> None:
         corpus = all_ranks(lambda: open_corpus(config))
         split = corpus.split(config.data.train_split)
         share = all_ranks(lambda: Share.of(parallel, config.batch))
+        all_ranks(lambda: stack.enter_context(held(config.run_dir)) if parallel.is_main else None)
         checkpoint = main_rank(lambda: prepare_run_directory(config, corpus))
 
         model = all_ranks(lambda: _initial_model(config, corpus)).to(parallel.device)
@@ -68,21 +76,26 @@ def train(config: TrainConfig) -> None:
         causal = config.objective == "causal"
         loader = TrainLoader(split, order, share, causal=causal, samples_consumed=progress.samples_consumed)
         stack.callback(loader.close)
-        telemetry = stack.enter_context(Telemetry(config, wandb_run_id, progress.step)) if parallel.is_main else None
-        if telemetry:
-            telemetry.start(progress.step, _topology(config, parallel).model_dump(), checkpoint)
 
-        run = _Run(config, parallel, corpus, engine, telemetry, progress)
+        def start_telemetry() -> Telemetry | None:
+            if not parallel.is_main:
+                return None
+            telemetry = stack.enter_context(Telemetry(config, wandb_run_id, progress.step))
+            telemetry.start(progress.step, _topology(config, parallel).model_dump(), checkpoint)
+            return telemetry
+
+        run = _Run(config, parallel, corpus, engine, all_ranks(start_telemetry), progress, checkpoint)
         run.steps(loader, stop)
 
 
 @dataclass(frozen=True)
 class _StepCounts:
-    """What the ranks agree on before a step: sums over the global batch, and whether anyone heard a signal."""
+    """What the ranks agree on before a step: sums over the global batch, and whether anyone has something to say."""
 
     tokens: int
     targets: int
     attended_pairs: int
+    problem: bool
     stop: bool
 
 
@@ -97,11 +110,14 @@ class _Run:
         engine: Engine,
         telemetry: Telemetry | None,
         progress: Progress,
+        checkpoint: Path | None,
     ) -> None:
         self.config, self.parallel, self.corpus, self.engine = config, parallel, corpus, engine
         self.telemetry = telemetry  # on rank 0
         self.progress = progress
-        self.loss: float | None = None  # of the last logged step
+        self.checkpoint = checkpoint  # the newest one
+        self.loss: float | None = None  # of the last step
+        self.problem: ForewordError | None = None  # met by this rank alone
         self.throughput = Throughput(
             config.model, padded_vocab_size(engine.model.vocab_size), parallel.world_size, parallel.device
         )
@@ -111,22 +127,35 @@ class _Run:
         config, total_steps = self.config, self.config.schedule.total_steps
         self.throughput.restart()
         while self.progress.step < total_steps:
-            micro_batches = [batch.to(self.parallel.device) for batch in next(loader)]
+            micro_batches = self._alone(lambda: next(loader)) or []
+            micro_batches = [batch.to(self.parallel.device) for batch in micro_batches]
             counts = self._agree(micro_batches, stop)
+            if counts.problem:
+                all_ranks(self._raise_problem)
             if counts.stop:
                 self._stop(stop)
+            if not counts.targets:
+                raise self._failure("no token of this step's global batch is scored", "check the prefix policy")
 
             lr = learning_rate(self.progress.step, config.optimizer.lr, config.schedule)
             loss_sum, grad_norm = self.engine.step(micro_batches, counts.targets, lr)
+            dist.all_reduce(loss_sum, group=self.parallel.data_parallel_group)
+            self.loss = loss_sum.item() / counts.targets
             self.progress = self.progress.after_step(config.batch.global_batch_size, counts.tokens, counts.targets)
             self.throughput.add(counts.tokens, counts.targets, counts.attended_pairs, loader.wait_s)
 
-            if self._is_due(config.logging.every_steps):
-                self._log(loss_sum, counts.targets, lr, grad_norm)
+            if self._is_due(config.logging.every_steps) or not math.isfinite(self.loss):
+                self._log(counts.targets, lr, grad_norm)
+            if not math.isfinite(self.loss):
+                raise self._failure(
+                    f"the loss is {self.loss}",
+                    "the last checkpoint is untouched; lower optimizer.lr, or look at the rows of this step",
+                )
             if self._is_due(config.evaluation.every_steps):
                 self._evaluate()
             if self._is_due(config.checkpoint.every_steps):
                 self._save()
+        all_ranks(self._raise_problem)
         if self.telemetry:
             self.telemetry.finish(self.progress, self.loss)
 
@@ -142,54 +171,65 @@ class _Run:
             sum(batch.tokens_BS.numel() for batch in micro_batches),
             sum(batch.num_targets for batch in micro_batches),
             sum(attended_pairs(batch) for batch in micro_batches),
+            int(self.problem is not None),
             int(stop.heard),
         ]
         total = torch.tensor(own, dtype=torch.int64, device=self.parallel.device)
         dist.all_reduce(total)
-        tokens, targets, pairs, stops = total.tolist()
+        tokens, targets, pairs, problems, stops = total.tolist()
         replicas = self.parallel.tensor_parallel_size  # the ranks of a tensor-parallel group count the same rows
-        return _StepCounts(tokens // replicas, targets // replicas, pairs // replicas, stops > 0)
+        return _StepCounts(tokens // replicas, targets // replicas, pairs // replicas, problems > 0, stops > 0)
 
-    def _log(self, loss_sum: torch.Tensor, targets: int, lr: float, grad_norm: float) -> None:
+    def _alone(self, work: Callable[[], Result]) -> Result | None:
+        """Do what this rank does by itself; when it cannot, all ranks hear of it where they meet next."""
+        try:
+            return work()
+        except ForewordError as error:
+            self.problem = error
+            return None
+
+    def _raise_problem(self) -> None:
+        if self.problem is not None:
+            raise self.problem
+
+    def _failure(self, what: str, remedy: str) -> ForewordError:
+        """An error that all ranks raise, about the step at hand or, between two steps, the last one."""
+        where = f"{self.config.run_dir}, step {self.progress.step}"
+        return ForewordError(what, where=where, remedy=remedy, on_all_ranks=True)
+
+    def _log(self, targets: int, lr: float, grad_norm: float) -> None:
         """Write the record of this step; its loss is the mean over the scored tokens of the global batch, in nats."""
-        dist.all_reduce(loss_sum, group=self.parallel.data_parallel_group)
-        self.loss = loss_sum.item() / targets
         rates = self.throughput.rates()
         if self.telemetry:
             own = {"loss": self.loss, "lr": lr, "grad_norm": grad_norm, "targets": targets}
             memory = {"memory_bytes": self.throughput.memory_bytes()}
-            self.telemetry.step({**self.progress.model_dump(), **own, **rates, **memory})
-        if not math.isfinite(self.loss):
-            raise ForewordError(
-                f"the loss of step {self.progress.step} is {self.loss}",
-                where=self.config.run_dir,
-                remedy="the last checkpoint is untouched; lower optimizer.lr, or look at the rows of this step",
-                on_all_ranks=True,
-            )
+            record = {**self.progress.model_dump(), **own, **rates, **memory}
+            self._alone(partial(self.telemetry.step, record))
 
     def _evaluate(self) -> None:
         batches = evaluation_batches(self.corpus, self.config, self.parallel)
         result = evaluate(self.engine.model, batches, self.corpus.token_bytes(), self.parallel.data_parallel_group)
         if self.telemetry:
-            self.telemetry.validation(self.progress.step, result.summary())
+            self._alone(partial(self.telemetry.validation, self.progress.step, result.summary()))
         self.throughput.restart()
 
-    def _save(self) -> Path:
+    def _save(self) -> None:
         started = time.perf_counter()
-        path = save_checkpoint(self.config.run_dir, self.engine, self._describe)
+        self.checkpoint = save_checkpoint(self.config.run_dir, self.engine, self._describe)
+        main_rank(lambda: apply_retention(self.config.run_dir, self.config.checkpoint))
         if self.telemetry:
-            apply_retention(self.config.run_dir, self.config.checkpoint)
-            self.telemetry.checkpoint(self.progress.step, path, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._alone(partial(self.telemetry.checkpoint, self.progress.step, self.checkpoint, seconds))
         self.throughput.restart()
-        return path
 
     def _stop(self, stop: StopRequest) -> None:
-        path = self._save()
         if self.telemetry:
-            self.telemetry.stop(self.progress.step, stop.name)
+            self._alone(partial(self.telemetry.stop, self.progress.step, stop.name))
+        if self.checkpoint != step_directory(self.config.run_dir, self.progress.step):  # else it is saved already
+            self._save()
         raise StoppedOnRequest(
             f"stopped on request after step {self.progress.step}",
-            where=path,
+            where=self.checkpoint,
             remedy="the same command continues from here",
             on_all_ranks=True,
         )

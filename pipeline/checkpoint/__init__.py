@@ -9,9 +9,3 @@ needs no conversion to be read by another number of processes, another tensor-pa
 Rooms: `meta` (foreword.json), `fragments` (the engine's state as fragments), `save`, `read` (fragments -> tensors),
 `restore` (into an engine), `find` (which checkpoint), `inspect` (for people).
 """
-
-from pipeline.checkpoint.find import find_checkpoint, newest_complete
-from pipeline.checkpoint.meta import CheckpointMeta, read_meta
-from pipeline.checkpoint.read import load_full_weights
-
-__all__ = ["CheckpointMeta", "find_checkpoint", "load_full_weights", "newest_complete", "read_meta"]

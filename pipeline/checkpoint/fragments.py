@@ -14,11 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pipeline.checkpoint.meta import MASTER, MOMENTS
 from pipeline.engine import Engine
-
-MASTER = "fp32"
-MOMENTS = ("exp_avg", "exp_avg_sq")
-KINDS = (MASTER, *MOMENTS)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,10 @@ from foreword.errors import CheckpointError
 from foreword.files import damaged_files
 
 META_NAME = "foreword.json"
+# what is stored of each parameter: its fp32 value and Adam's two moments
+MASTER = "fp32"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+KINDS = (MASTER, *MOMENTS)
 
 
 class Topology(Section):

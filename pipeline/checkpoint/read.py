@@ -11,8 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from foreword.errors import CheckpointError
-from pipeline.checkpoint.fragments import MASTER
-from pipeline.checkpoint.meta import CheckpointMeta, FragmentRange, read_meta
+from pipeline.checkpoint.meta import MASTER, CheckpointMeta, FragmentRange, read_meta
 
 
 class CheckpointReader:

@@ -1,10 +1,11 @@
 """A checkpoint -> a live engine, whatever topology wrote it and whatever topology reads it."""
 
 from pathlib import Path
+from typing import Any
 
 from foreword.errors import CheckpointError
-from pipeline.checkpoint.fragments import KINDS, finish_restore, fragments_of
-from pipeline.checkpoint.meta import CheckpointMeta, CorpusIdentity, read_meta
+from pipeline.checkpoint.fragments import finish_restore, fragments_of
+from pipeline.checkpoint.meta import KINDS, CheckpointMeta, CorpusIdentity, read_meta
 from pipeline.checkpoint.read import CheckpointReader
 from pipeline.config import TrainConfig
 from pipeline.distributed.agreement import all_ranks
@@ -45,6 +46,22 @@ def refuse_other_run(checkpoint: Path, meta: CheckpointMeta, config: TrainConfig
             where=checkpoint,
             remedy="use another run_dir, or the data and model that the run was started with",
         )
+
+
+def changed_settings(meta: CheckpointMeta, config: TrainConfig) -> list[str]:
+    """What a run may change when it continues, and whoever compares its curves should know: a line for each change."""
+    before, now = _settings(meta.config), _settings(config.model_dump(mode="json"))
+    known = sorted(before.keys() & now.keys())
+    return [f"{key}: {before[key]} in the checkpoint, {now[key]} now" for key in known if before[key] != now[key]]
+
+
+def _settings(config: dict) -> dict[str, Any]:
+    """Dotted key -> value of what decides a step, but for the corpus's path: its identity is its hash."""
+    settings = {key: config[key] for key in ("objective", "precision")}
+    for section in ("data", "batch", "optimizer", "schedule"):
+        settings |= {f"{section}.{key}": value for key, value in config[section].items()}
+    del settings["data.corpus"]
+    return settings
 
 
 def _read_into(checkpoint: Path, engine: Engine) -> CheckpointMeta:

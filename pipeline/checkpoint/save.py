@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from foreword.errors import CheckpointError, ForewordError
 from foreword.files import TEMPORARY_PREFIX, atomic_write, fsync_directory, sha256_of
 from pipeline.checkpoint.find import CHECKPOINTS, complete_checkpoints, step_directory
-from pipeline.checkpoint.fragments import KINDS, Fragment, fragments_of
-from pipeline.checkpoint.meta import META_NAME, CheckpointMeta, FileEntry, FragmentRange
+from pipeline.checkpoint.fragments import Fragment, fragments_of
+from pipeline.checkpoint.meta import KINDS, META_NAME, CheckpointMeta, FileEntry, FragmentRange
 from pipeline.config import CheckpointConfig
 from pipeline.distributed.agreement import gather, main_rank
 from pipeline.engine import Engine

@@ -1,7 +1,7 @@
 """`foreword train CONFIG --processes N`: N copies of the command on this machine, as one.
 
-Like torchrun for one machine, but signals and exit codes pass through: SIGTERM, SIGINT and SIGUSR1 reach every process,
-all of them may take the time they need to save, and the common exit code is returned, so that 75 stays 75.
+Like torchrun for one machine, but signals and exit codes pass through: a stop signal reaches every process, all of them
+may take the time they need to save, and the common exit code is returned, so that 75 stays 75.
 """
 
 import os
@@ -11,8 +11,9 @@ import sys
 import time
 from types import FrameType
 
+from foreword.console import warn
 from pipeline.distributed.placement import free_port
-from pipeline.stop import STOP_SIGNALS
+from pipeline.stop import stop_signals
 
 POLL_INTERVAL_S = 0.1
 GRACE_S = 30.0  # after one process has died, the others may notice by themselves for so long
@@ -35,7 +36,7 @@ def launch(arguments: list[str], processes: int) -> int:
             if child.poll() is None:
                 child.send_signal(number)
 
-    previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+    previous = {number: signal.signal(number, forward) for number in stop_signals()}
     try:
         for rank in range(processes):
             environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -52,15 +53,22 @@ def launch(arguments: list[str], processes: int) -> int:
 
 
 def _wait(children: list[subprocess.Popen]) -> int:
-    failed: int | None = None
+    failed_rank: int | None = None
     deadline = float("inf")
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
-        codes = [child.poll() for child in children]
-        first = next((code for code in codes if code), None)
-        if failed is None and first is not None:
-            failed = first
-            deadline = time.monotonic() + GRACE_S
         time.sleep(POLL_INTERVAL_S)
-    if failed is None:
-        failed = next((child.returncode for child in children if child.returncode), 0)
-    return failed if failed >= 0 else 128 - failed
+        if failed_rank is None and (failed_rank := _first_failed(children)) is not None:
+            deadline = time.monotonic() + GRACE_S
+    if failed_rank is None and (failed_rank := _first_failed(children)) is None:
+        return 0
+    code = children[failed_rank].returncode
+    if code > 0:
+        return code
+    # said last, because the others end with long complaints about a lost connection
+    name = signal.Signals(-code).name
+    warn(f"rank {failed_rank} was ended by {name}{' (out of memory?)' if -code == signal.SIGKILL else ''}")
+    return 128 - code
+
+
+def _first_failed(children: list[subprocess.Popen]) -> int | None:
+    return next((rank for rank, child in enumerate(children) if child.poll()), None)

@@ -90,6 +90,7 @@ def initialize(tensor_parallel_size: int = 1) -> Parallel:
             f"{placement.world_size} processes cannot form groups of tensor_parallel_size {tensor_parallel_size}",
             where="parallel.tensor_parallel_size",
             remedy="start a number of processes that is a multiple of it",
+            on_all_ranks=True,
         )
     os.environ["LOCAL_RANK"] = str(placement.local_rank)  # DeepSpeed asks the environment for it
     cuda = torch.cuda.is_available()

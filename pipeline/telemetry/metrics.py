@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from foreword.errors import DataError
-from pipeline.telemetry.recorder import METRICS_NAME
+
+METRICS_NAME = "metrics.jsonl"
 
 
 @dataclass(frozen=True)

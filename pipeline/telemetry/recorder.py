@@ -1,7 +1,8 @@
 """One record per logged step: to metrics.jsonl (the truth), to the console, and to Weights & Biases.
 
-metrics.jsonl is only ever appended to. A run that goes back to a checkpoint writes its steps again: of two records with
-the same step, the later one counts. Records with an `event` mark starts, stops, checkpoints and evaluations.
+metrics.jsonl is only ever appended to, but for a last line that a killed process left unfinished. A run that goes back
+to a checkpoint writes its steps again: of two records with the same step, the later one counts. Records with an `event`
+mark starts, stops, checkpoints and evaluations.
 """
 
 import json
@@ -11,14 +12,17 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from foreword.console import Progress, progress, say
+from foreword.errors import ConfigError, MachineError
 from pipeline.checkpoint.meta import Progress as TrainProgress
 from pipeline.config import TrainConfig, WandbConfig
+from pipeline.telemetry.metrics import METRICS_NAME
 
-METRICS_NAME = "metrics.jsonl"
 WANDB_HOST = "api.wandb.ai"
+WANDB_MODES = ("online", "offline", "disabled")
+TAIL_BYTES = 2**20  # far longer than a record
 
 
 class Telemetry:
@@ -28,20 +32,26 @@ class Telemetry:
         config: the resolved configuration.
         wandb_run_id: the run to continue, or None for a new one.
         first_step: the step training starts from.
+
+    Raises:
+        ConfigError: WANDB_MODE is not a mode.
+        MachineError: metrics.jsonl cannot be written, or Weights & Biases cannot be started. `step` and the methods
+            for events raise the former too.
     """
 
     def __init__(self, config: TrainConfig, wandb_run_id: str | None, first_step: int) -> None:
         self.config = config
-        self._file = (config.run_dir / METRICS_NAME).open("a", encoding="utf-8")
-        self._stack = ExitStack()
-        self._stack.callback(self._file.close)
-        self._wandb = _start_wandb(config, wandb_run_id)
-        if self._wandb is not None:
-            self._stack.callback(self._wandb.finish)
+        self._path = config.run_dir / METRICS_NAME
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
-            self._bar = self._stack.enter_context(progress("train", config.schedule.total_steps, "steps"))
-            self._bar.update(first_step)
+        with ExitStack() as stack:
+            self._file = stack.enter_context(self._open())
+            self._wandb = _start_wandb(config, wandb_run_id)
+            if self._wandb is not None:
+                stack.callback(self._wandb.finish)
+            if sys.stderr.isatty():
+                bar = progress("train", config.schedule.total_steps, "steps", done=first_step)
+                self._bar = stack.enter_context(bar)
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> "Telemetry":
         return self
@@ -81,7 +91,8 @@ class Telemetry:
         self._event("checkpoint", step, path=str(path), seconds=round(seconds, 3))
 
     def stop(self, step: int, reason: str) -> None:
-        """The run stops before its end."""
+        """The run is about to save and to stop before its end."""
+        say(f"step {step:>6}  {reason}: saving, then stopping")
         self._event("stop", step, reason=reason)
 
     def finish(self, progress: TrainProgress, loss: float | None) -> None:
@@ -97,17 +108,43 @@ class Telemetry:
         if self._wandb is not None and numbers:
             self._wandb.log({"step": step, **numbers})
 
+    def _open(self) -> IO[bytes]:
+        """Unbuffered, so that a record is written whole or raises here and not at the file's end."""
+        try:
+            file = self._path.open("a+b", buffering=0)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            tail = file.read()
+            file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        return file
+
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
-        self._file.flush()
+        line = json.dumps({**record, "time": round(time.time(), 3)}) + "\n"
+        try:
+            self._file.write(line.encode())
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> MachineError:
+        remedy = "earlier checkpoints are untouched; once it can be, the same command continues"
+        return MachineError(f"cannot be written: {error.strerror}", where=self._path, remedy=remedy)
 
 
 def wandb_mode(config: WandbConfig) -> str:
-    """online, offline or disabled: `auto` follows WANDB_MODE, and is online only where an API key is at hand."""
+    """online, offline or disabled: `auto` follows WANDB_MODE, and is online only where an API key is at hand.
+
+    Raises:
+        ConfigError: WANDB_MODE is none of these.
+    """
     if config.mode != "auto":
         return config.mode
-    if "WANDB_MODE" in os.environ:
-        return os.environ["WANDB_MODE"]
+    if mode := os.environ.get("WANDB_MODE"):
+        if mode not in WANDB_MODES:
+            remedy = f"set it to one of {', '.join(WANDB_MODES)}, or unset it"
+            raise ConfigError(f"{mode!r} is not a mode of Weights & Biases", where="WANDB_MODE", remedy=remedy)
+        return mode
     return "online" if "WANDB_API_KEY" in os.environ or _netrc_has_key() else "offline"
 
 
@@ -124,16 +161,20 @@ def _start_wandb(config: TrainConfig, run_id: str | None) -> Any:
         return None
     import wandb
 
-    run = wandb.init(
-        project=config.logging.wandb.project,
-        name=config.logging.wandb.name,
-        dir=config.run_dir,
-        id=run_id,
-        resume="allow" if mode == "online" else None,
-        mode=mode,  # type: ignore[arg-type]
-        config=config.model_dump(mode="json"),
-        settings=wandb.Settings(silent=True, console="off"),
-    )
+    try:
+        run = wandb.init(
+            project=config.logging.wandb.project,
+            name=config.logging.wandb.name,
+            dir=config.run_dir,
+            id=run_id,
+            resume="allow" if mode == "online" else None,
+            mode=mode,  # type: ignore[arg-type]
+            config=config.model_dump(mode="json"),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+    except wandb.Error as error:
+        remedy = "mend it, or set logging.wandb.mode to offline and `wandb sync` the run later"
+        raise MachineError(f"Weights & Biases could not be started: {error}", remedy=remedy) from None
     # the step of an offline segment starts at 0 again after a resume: the record's own step is the axis
     run.define_metric("step")
     run.define_metric("*", step_metric="step")

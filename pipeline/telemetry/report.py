@@ -15,18 +15,22 @@ from pipeline.telemetry.metrics import RunMetrics, read_metrics
 matplotlib.use("svg")
 from matplotlib import pyplot
 
-REPORT_NAME = "report.html"
+CONFIG_NAME, REPORT_NAME = "config.yaml", "report.html"
 
 
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into the run's directory and return its path.
 
     Raises:
-        DataError: the directory holds no run, or a run without a single logged step.
+        DataError: the directory holds no run, or a run without a single logged step or its configuration.
     """
     metrics = read_metrics(run_dir)
     if not metrics.steps:
         raise DataError("no step has been logged yet", where=run_dir)
+    try:
+        config = (run_dir / CONFIG_NAME).read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=run_dir / CONFIG_NAME) from None
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.telemetry"), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -35,7 +39,7 @@ def write_report(run_dir: Path) -> Path:
         facts=_facts(metrics),
         figures=[(title, draw(metrics)) for title, draw in FIGURES.items()],
         events=[event for event in metrics.events if event["event"] in ("start", "stop", "finish")],
-        config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
+        config=config,
     )
     path = run_dir / REPORT_NAME
     with atomic_write(path, "w") as file:

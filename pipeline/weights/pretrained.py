@@ -13,7 +13,9 @@ from torch import Tensor
 from data_prep.manifest import TokenizerInfo
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from foreword.errors import CheckpointError
-from pipeline.checkpoint import find_checkpoint, load_full_weights, read_meta
+from pipeline.checkpoint.find import find_checkpoint
+from pipeline.checkpoint.meta import read_meta
+from pipeline.checkpoint.read import load_full_weights
 from pipeline.config import ModelConfig
 from pipeline.model import GPT2, build_model, load_full_state
 from pipeline.weights import directory as weights

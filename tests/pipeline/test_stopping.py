@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 from tiny_corpus import make_corpus
-from training import curve, records, train_all, train_config
+from training import STEPS, curve, records, train_all, train_config
 
 from foreword.cli import main
 from pipeline.checkpoint.find import complete_checkpoints
+from pipeline.stop import StopRequest
 
 TIMEOUT_S = 120.0
 
@@ -68,6 +69,23 @@ def test_a_signal_stops_at_a_step_boundary_and_the_same_command_finishes(tmp_pat
     uninterrupted = train_config(tmp_path / "whole", corpus, schedule__total_steps=steps, checkpoint__every_steps=steps)
     assert train_all(2, uninterrupted) == [[None], [None]]
     assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_named_and_a_run_directory_has_one_trainer(tmp_path):
+    corpus = make_corpus(tmp_path / "corpus").path
+    config = write_config(tmp_path / "c.yaml", tmp_path / "run", corpus, schedule__total_steps=100_000)
+    process = subprocess.Popen(command(config, "--processes", "2"), stderr=subprocess.PIPE, text=True)
+    wait_for_step(tmp_path / "run", 5, process)
+    second = subprocess.run(command(config), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert second.returncode == 2
+    assert "another process is training in this directory" in second.stderr
+
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(ranks[1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert errors.splitlines()[-1] == "warning: rank 1 was ended by SIGKILL (out of memory?)"
 
 
 @dataclass
@@ -145,6 +163,37 @@ def test_a_truncated_shard_is_refused_by_name(finished_run, run_alone, tmp_path)
     result = run_alone(finished_run / "c.yaml", f"data.corpus={corpus}", f"run_dir={tmp_path / 'run'}")
     assert result.code == 3
     assert "train/00000.tokens.npy" in result.errors
+
+
+def test_what_has_changed_since_the_checkpoint_is_said(finished_run, run_alone):
+    result = run_alone(finished_run / "c.yaml", "optimizer.lr=0.5", "data.seed=8")
+    assert result.code == 0
+    assert "changed since the checkpoint: optimizer.lr: 0.01 in the checkpoint, 0.5 now" in result.errors
+    assert "changed since the checkpoint: data.seed: 7 in the checkpoint, 8 now" in result.errors
+    assert result.errors.count("changed since") == 2
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_the_next_checkpoint(tmp_path, run_alone):
+    """Although it is not logged at every step, and a checkpoint is due before the next record."""
+    corpus = make_corpus(tmp_path / "corpus").path
+    often = {"checkpoint__every_steps": 1, "logging__every_steps": 100, "evaluation__every_steps": None}
+    config = write_config(tmp_path / "c.yaml", tmp_path / "run", corpus, parallel__zero_stage=0, **often)
+    result = run_alone(config, "optimizer.lr=1e30", "optimizer.clip_grad_norm=0")
+    assert result.code == 2
+    assert "the loss is nan" in result.errors
+    last, _ = complete_checkpoints(tmp_path / "run")[-1]
+    assert records(tmp_path / "run")[-1]["step"] == last + 1
+
+
+def test_a_run_that_stops_where_it_is_saved_does_not_save_again(finished_run, run_alone, monkeypatch):
+    """A save replaces a checkpoint of the same step, which for a moment would then be missing."""
+    newest = complete_checkpoints(finished_run / "run")[-1][1]
+    before = (newest / "foreword.json").stat()
+    monkeypatch.setattr(StopRequest, "heard", True)
+    result = run_alone(finished_run / "c.yaml", f"schedule.total_steps={STEPS + 1}")
+    assert result.code == 75
+    assert str(newest) in result.errors
+    assert (newest / "foreword.json").stat() == before
 
 
 def test_every_record_of_the_metrics_file_is_json(finished_run):

@@ -12,9 +12,10 @@ from tiny_corpus import make_corpus
 from training import HALF, STEPS, curve, fork_run, train_all, train_config
 
 from foreword.errors import CheckpointError
-from pipeline.checkpoint import find_checkpoint, load_full_weights, newest_complete, read_meta
-from pipeline.checkpoint.find import complete_checkpoints
+from pipeline.checkpoint.find import complete_checkpoints, find_checkpoint, newest_complete
 from pipeline.checkpoint.inspect import describe_checkpoint, verify_checkpoint
+from pipeline.checkpoint.meta import read_meta
+from pipeline.checkpoint.read import load_full_weights
 from pipeline.checkpoint.save import apply_retention, remove_leftovers
 from pipeline.config import CheckpointConfig
 

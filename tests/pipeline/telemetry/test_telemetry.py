@@ -2,11 +2,12 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from training import train_config
 
-from foreword.errors import DataError
+from foreword.errors import ConfigError, DataError, MachineError
 from pipeline.config import WandbConfig
 from pipeline.telemetry.metrics import read_metrics
 from pipeline.telemetry.recorder import Telemetry, wandb_mode
@@ -60,6 +61,22 @@ def test_an_unfinished_last_line_is_passed_over_and_another_is_named(run):
         read_metrics(run)
 
 
+def test_a_resumed_run_removes_the_line_that_a_killed_process_left_unfinished(run):
+    path = run / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 4, "lo')
+    with Telemetry(train_config(run, run / "corpus"), None, 3) as telemetry:
+        telemetry.step(record(4, 1.5))
+    assert read_metrics(run).series("loss") == ([1, 2, 3, 4], [4.0, 2.5, 2.0, 1.5])
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - closed below
+    with full, Telemetry(train_config(tmp_path, tmp_path / "corpus"), None, 0) as telemetry:
+        monkeypatch.setattr(telemetry, "_file", full)
+        with pytest.raises(MachineError, match=r"metrics\.jsonl: cannot be written: No space left on device"):
+            telemetry.step(record(1, 4.0))
+
+
 def test_the_report_is_one_page_without_links_that_shows_curves_and_restarts(run):
     page = write_report(run).read_text()
     assert page.count("<svg") == 5
@@ -98,3 +115,17 @@ def test_wandb_is_online_only_where_a_key_is_set(monkeypatch, tmp_path):
     assert wandb_mode(WandbConfig()) == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert wandb_mode(WandbConfig()) == "disabled"
+    monkeypatch.setenv("WANDB_MODE", "")
+    assert wandb_mode(WandbConfig()) == "online"
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    with pytest.raises(ConfigError, match="WANDB_MODE: 'nonsense' is not a mode"):
+        wandb_mode(WandbConfig())
+
+
+def test_wandb_that_cannot_start_is_named_with_the_way_out(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    config = train_config(tmp_path, tmp_path / "corpus", logging__wandb={"mode": "online"})
+    with pytest.raises(MachineError, match="No API key configured") as caught:
+        Telemetry(config, None, 0)
+    assert "set logging.wandb.mode to offline" in str(caught.value)
