@@ -76,7 +76,8 @@ def choose(
     """One token id from logits (fp32 [V] on the CPU); arguments as in `generate`."""
     if temperature == GREEDY:
         return int(logits_V.argmax())
-    logits_V = logits_V / temperature
+    # the largest becomes 0, so that no temperature, however small, makes it infinite
+    logits_V = (logits_V - logits_V.max()).double() / temperature
     if top_k is not None and top_k < len(logits_V):
         logits_V = logits_V.masked_fill(logits_V < logits_V.topk(top_k).values[-1], -torch.inf)
     probabilities_V = logits_V.softmax(-1)

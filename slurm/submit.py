@@ -89,19 +89,23 @@ def submit(submission: Submission) -> str:
 
     Raises:
         MachineError: there is no sbatch on this machine.
-        ConfigError: sbatch refused the job; its own words are in the message.
+        ConfigError: the run directory cannot be written, or sbatch refused the job; its own words are in the message.
     """
     if shutil.which("sbatch") is None:
         raise MachineError(
             "there is no sbatch on this machine", remedy="submit from a login node of the cluster, or use --dry-run"
         )
-    submission.script_path.parent.mkdir(parents=True, exist_ok=True)
-    for path, text in (
-        (submission.resolved_config_path, submission.resolved_config),
-        (submission.script_path, submission.script),
-    ):
-        with atomic_write(path, "w") as file:
-            file.write(text)
+    try:
+        submission.script_path.parent.mkdir(parents=True, exist_ok=True)
+        for path, text in (
+            (submission.resolved_config_path, submission.resolved_config),
+            (submission.script_path, submission.script),
+        ):
+            with atomic_write(path, "w") as file:
+                file.write(text)
+    except OSError as error:
+        where = submission.script_path.parent
+        raise ConfigError(f"cannot be written: {error.strerror}", where=where, remedy="mend run_dir") from None
     answer = subprocess.run(
         ["sbatch", "--parsable", str(submission.script_path)], capture_output=True, text=True, check=False
     )

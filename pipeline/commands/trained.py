@@ -1,10 +1,11 @@
 """The commands that use a trained model: `foreword eval`, `generate`, `import` and `export`."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,19 @@ if TYPE_CHECKING:
     from pipeline.distributed.parallel import Parallel
     from pipeline.evaluate import EvalResult, Score
 
+
+class _FiniteRange(click.FloatRange):
+    """A range that NaN, which no comparison finds outside of it, is not in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+FINITE_FROM_ZERO = _FiniteRange(min=0)
+SHARE = _FiniteRange(0, 1, min_open=True)
 MEASURES = ("loss", "perplexity", "bits_per_byte")
 
 
@@ -64,10 +78,10 @@ def evaluate(
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--prompt", required=True, help="The text to continue.")
 @click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1))
-@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(min=0), help="0 is greedy.")
+@click.option("--temperature", default=0.8, show_default=True, type=FINITE_FROM_ZERO, help="0 is greedy.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Draw from the k likeliest tokens.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Draw from this much probability.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--top-p", type=SHARE, help="Draw from this much probability.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
 @click.option("--prefix/--causal", default=None, help="How to read the prompt; by default as the model was trained.")
 def generate(
     checkpoint: Path,

@@ -122,8 +122,6 @@ def read_config(hf_dir: Path) -> tuple[ModelConfig, int]:
     missing = [name for name in ("n_layer", "n_embd", "n_head", "vocab_size") if name not in settings]
     if missing:
         raise DataError(f"lacks {', '.join(missing)}", where=path)
-    if settings.get("n_inner") not in (None, 4 * settings["n_embd"]):
-        raise ConfigError(f"n_inner is {settings['n_inner']}; only 4 x n_embd is supported", where=path)
     shape = {
         "num_layers": settings["n_layer"],
         "hidden_size": settings["n_embd"],
@@ -132,7 +130,12 @@ def read_config(hf_dir: Path) -> tuple[ModelConfig, int]:
         "layer_norm_eps": settings.get("layer_norm_epsilon", 1e-5),
         "initializer_range": settings.get("initializer_range", 0.02),
     }
-    return validate(shape, ModelConfig, [path]), settings["vocab_size"]
+    config, vocab_size = validate(shape, ModelConfig, [path]), settings["vocab_size"]
+    if settings.get("n_inner") not in (None, 4 * config.hidden_size):
+        raise ConfigError(f"n_inner is {settings['n_inner']}; only 4 x n_embd is supported", where=path)
+    if not isinstance(vocab_size, int) or vocab_size < 1:
+        raise DataError(f"vocab_size is {vocab_size!r}, not a number of tokens", where=path)
+    return config, vocab_size
 
 
 def read_tensors(hf_dir: Path) -> dict[str, Tensor]:
@@ -144,7 +147,10 @@ def read_tensors(hf_dir: Path) -> dict[str, Tensor]:
         if (hf_dir / whole).is_file():
             return _read_file(hf_dir / whole)
         if (hf_dir / index).is_file():
-            parts = sorted(set(json.loads((hf_dir / index).read_text(encoding="utf-8"))["weight_map"].values()))
+            try:
+                parts = sorted(set(json.loads((hf_dir / index).read_text(encoding="utf-8"))["weight_map"].values()))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                raise DataError("does not say which file holds which tensor", where=hf_dir / index) from None
             return {name: tensor for part in parts for name, tensor in _read_file(hf_dir / part).items()}
     raise DataError("no model.safetensors or pytorch_model.bin, whole or in parts", where=hf_dir)
 

@@ -109,6 +109,7 @@ LOGITS_V = torch.tensor([0.0, 3.0, 1.0, 2.0, -1.0])
     ("temperature", "top_k", "top_p", "possible"),
     [
         (0.0, None, None, {1}),
+        (1e-300, None, None, {1}),
         (1.0, 1, None, {1}),
         (1.0, 2, None, {1, 3}),
         (1.0, None, 1e-6, {1}),
@@ -138,5 +139,7 @@ def test_the_command_continues_a_prompt_and_names_an_empty_one(tmp_path: Path) -
     assert result.exit_code == 0
     assert result.stdout.startswith("A prompt")
     assert len(result.stdout.rstrip("\n")) > len("A prompt")
+    for option, value in (("--temperature", "nan"), ("--temperature", "inf"), ("--top-p", "nan"), ("--seed", "9" * 30)):
+        assert CliRunner().invoke(generate_command, [*arguments, "A", option, value]).exit_code == 2
     with pytest.raises(ConfigError, match="the prompt is empty"):
         CliRunner().invoke(generate_command, [*arguments, ""], catch_exceptions=False)

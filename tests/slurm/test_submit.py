@@ -102,6 +102,13 @@ def test_sbatchs_own_words_are_passed_on(configs: tuple[Path, Path], tmp_path: P
     assert "Traceback" not in done.stderr
 
 
+def test_a_run_directory_that_cannot_be_written_is_named(configs: tuple[Path, Path], sbatch: dict[str, str]) -> None:
+    done = submit(configs, f"run_dir={configs[0]}", **sbatch)
+    assert done.returncode == 2
+    assert "cannot be written: Not a directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_failed_check_writes_nothing(configs: tuple[Path, Path], tmp_path: Path, sbatch: dict[str, str]) -> None:
     done = submit(configs, "batch.global_batch_size=50", **sbatch)
     assert done.returncode == 2

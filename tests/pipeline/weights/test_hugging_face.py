@@ -184,6 +184,8 @@ def test_tensors_that_are_not_those_of_the_config_are_named(
         ({"n_head": 5}, ConfigError, "hidden_size 32 is not a multiple of num_attention_heads 5"),
         ({"vocab_size": 100}, ConfigError, "the tokenizer has 257 ids and the model 100"),
         ({"n_layer": None}, DataError, "lacks n_layer"),
+        ({"n_embd": "wide"}, ConfigError, "hidden_size: Input should be a valid integer"),
+        ({"vocab_size": "many"}, DataError, "vocab_size is 'many'"),
     ],
 )
 def test_a_config_that_this_model_does_not_compute_is_refused(
@@ -202,6 +204,10 @@ def test_a_directory_without_weights_or_with_broken_ones_is_refused(original: Pa
     directory = copy_without_weights(original, tmp_path / "gpt2")
     with pytest.raises(DataError, match=r"no model\.safetensors or pytorch_model\.bin"):
         import_weights(directory, tmp_path / "out")
+    (directory / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(DataError, match=r"index\.json: does not say which file holds which tensor"):
+        import_weights(directory, tmp_path / "out")
+    (directory / "model.safetensors.index.json").unlink()
     (directory / "pytorch_model.bin").write_bytes(b"not weights")
     with pytest.raises(DataError, match=r"pytorch_model\.bin: cannot be read as weights"):
         import_weights(directory, tmp_path / "out")
