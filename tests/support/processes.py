@@ -1,8 +1,9 @@
 """Real processes for distributed tests: `run_distributed` starts them, collects results, and ends them.
 
-Each rank is a fresh interpreter (spawn) that sees RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun
-would set them, with one thread each. What a rank runs must be a top-level function of an importable module, and its
-arguments and result must be picklable.
+Each rank is a process of its own that sees RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun would
+set them, with one thread each. It is forked from a server that has imported the trainer once: that import takes longer
+than most tests. What a rank runs must be a top-level function of an importable module, and its arguments and result
+must be picklable.
 """
 
 import faulthandler
@@ -10,10 +11,11 @@ import multiprocessing
 import os
 import pickle
 import socket
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
 from unittest import mock
@@ -36,16 +38,19 @@ def run_distributed(
     Raises:
         RankError: a rank raised (its traceback is in the message), died, or was not done after `timeout_s`.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    _start_server()
     port = free_port()
     processes: list[Any] = []
     receivers: list[Connection] = []
     try:
         for rank in range(world_size):
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_run_rank, args=(sender, timeout_s, function, args), daemon=True)
-            with rank_environment(rank, world_size, port):
-                process.start()  # the environment is set before the child imports torch
+            environment = rank_variables(rank, world_size, port)
+            process = context.Process(
+                target=_run_rank, args=(sender, environment, timeout_s, function, args), daemon=True
+            )
+            process.start()
             sender.close()
             processes.append(process)
             receivers.append(receiver)
@@ -66,10 +71,9 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@contextmanager
-def rank_environment(rank: int, world_size: int, port: int) -> Iterator[None]:
-    """The variables torchrun would set for one rank, for the length of the block."""
-    variables = {
+def rank_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """The variables torchrun would set for one rank."""
+    return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(world_size),
@@ -78,11 +82,24 @@ def rank_environment(rank: int, world_size: int, port: int) -> Iterator[None]:
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    with mock.patch.dict(os.environ, variables):
-        yield
 
 
-def _run_rank(sender: Connection, timeout_s: float, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _start_server() -> None:
+    multiprocessing.set_forkserver_preload(["pipeline.train"])
+    with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}):
+        forkserver.ensure_running()
+
+
+def _run_rank(
+    sender: Connection,
+    environment: dict[str, str],
+    timeout_s: float,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
+    os.environ.update(environment)
+    if "torch" in sys.modules:  # read its number of threads when the server imported it
+        sys.modules["torch"].set_num_threads(1)
     faulthandler.dump_traceback_later(0.9 * timeout_s)
     try:
         # plain pickle: multiprocessing's own would hand tensors over through memory that dies with this process
