@@ -81,11 +81,14 @@ class ScheduleConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When to save, and which checkpoints stay: the last `keep_last` and every `keep_every_steps`-th."""
+    """When to save, and which checkpoints stay: the last `keep_last`, every `keep_every_steps`-th, and with `keep_best`
+    the one with the lowest validation loss among those saved right after an evaluation.
+    """
 
     every_steps: PositiveInt = 1000
     keep_last: PositiveInt = 3
     keep_every_steps: PositiveInt | None = None
+    keep_best: bool = True
 
 
 class EvaluationConfig(Section):

@@ -22,7 +22,8 @@ from pipeline.checkpoint.find import step_directory
 from pipeline.checkpoint.fragments import optimizer_steps
 from pipeline.checkpoint.meta import CheckpointMeta, FileEntry, ParameterInfo, Progress, Topology
 from pipeline.checkpoint.restore import restore
-from pipeline.checkpoint.save import apply_retention, save_checkpoint
+from pipeline.checkpoint.retention import apply_retention
+from pipeline.checkpoint.save import save_checkpoint
 from pipeline.config import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.data.corpus import open_corpus
@@ -117,6 +118,7 @@ class _Run:
         self.progress = progress
         self.checkpoint = checkpoint  # the newest one
         self.loss: float | None = None  # of the last step
+        self.validation_loss: float | None = None  # of the last step, when it was evaluated
         self.problem: ForewordError | None = None  # met by this rank alone
         self.throughput = Throughput(
             config.model, padded_vocab_size(engine.model.vocab_size), parallel.world_size, parallel.device
@@ -140,7 +142,7 @@ class _Run:
             lr = learning_rate(self.progress.step, config.optimizer.lr, config.schedule)
             loss_sum, grad_norm = self.engine.step(micro_batches, counts.targets, lr)
             dist.all_reduce(loss_sum, group=self.parallel.data_parallel_group)
-            self.loss = loss_sum.item() / counts.targets
+            self.loss, self.validation_loss = loss_sum.item() / counts.targets, None
             self.progress = self.progress.after_step(config.batch.global_batch_size, counts.tokens, counts.targets)
             self.throughput.add(counts.tokens, counts.targets, counts.attended_pairs, loader.wait_s)
 
@@ -209,6 +211,8 @@ class _Run:
     def _evaluate(self) -> None:
         batches = evaluation_batches(self.corpus, self.config, self.parallel)
         result = evaluate(self.engine.model, batches, self.corpus.token_bytes(), self.parallel.data_parallel_group)
+        readings = result.total
+        self.validation_loss = (readings.prefix if self.config.objective == "prefix" else readings.causal).loss
         if self.telemetry:
             self._alone(partial(self.telemetry.validation, self.progress.step, result.summary()))
         self.throughput.restart()
@@ -239,6 +243,7 @@ class _Run:
             progress=self.progress,
             optimizer_steps=optimizer_steps(self.engine),
             loss=self.loss,
+            validation_loss=self.validation_loss,
             topology=_topology(self.config, self.parallel),
             corpus=identify(self.corpus),
             config=self.config.model_dump(mode="json"),

@@ -78,13 +78,22 @@ class Progress(Section):
 
 
 class CheckpointMeta(Section):
-    """The contents of foreword.json."""
+    """The contents of foreword.json.
+
+    Attributes:
+        progress: how far the run has come; the position in the data's order is `progress.samples_consumed`.
+        optimizer_steps: updates that Adam has made.
+        loss: training loss of the last step, nats per scored token.
+        validation_loss: as the objective reads prefixes; None when this step was not evaluated.
+        wandb_run_id: a resumed run continues it.
+    """
 
     format: Literal["foreword-checkpoint"] = "foreword-checkpoint"
     version: Literal[1] = 1
     progress: Progress
     optimizer_steps: int
     loss: float | None
+    validation_loss: float | None = None
     topology: Topology
     corpus: CorpusIdentity
     config: dict

@@ -15,10 +15,9 @@ from safetensors.torch import save_file
 
 from foreword.errors import CheckpointError, ForewordError
 from foreword.files import TEMPORARY_PREFIX, atomic_write, fsync_directory, sha256_of
-from pipeline.checkpoint.find import CHECKPOINTS, complete_checkpoints, step_directory
+from pipeline.checkpoint.find import CHECKPOINTS, step_directory
 from pipeline.checkpoint.fragments import Fragment, fragments_of
 from pipeline.checkpoint.meta import KINDS, META_NAME, CheckpointMeta, FileEntry, FragmentRange
-from pipeline.config import CheckpointConfig
 from pipeline.distributed.agreement import gather, main_rank
 from pipeline.engine import Engine
 
@@ -48,15 +47,6 @@ def save_checkpoint(run_dir: Path, engine: Engine, describe: Callable[[NamedFile
     except ForewordError:
         main_rank(lambda: shutil.rmtree(temporary, ignore_errors=True))
         raise
-
-
-def apply_retention(run_dir: Path, config: CheckpointConfig) -> None:
-    """Remove old checkpoints, marker first: all but the last `keep_last` and every `keep_every_steps`-th."""
-    complete = complete_checkpoints(run_dir)
-    for step, path in complete[: -config.keep_last]:
-        if config.keep_every_steps is None or step % config.keep_every_steps:
-            (path / META_NAME).unlink(missing_ok=True)
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_leftovers(run_dir: Path) -> list[Path]:

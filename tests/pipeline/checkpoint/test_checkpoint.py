@@ -16,8 +16,7 @@ from pipeline.checkpoint.find import complete_checkpoints, find_checkpoint, newe
 from pipeline.checkpoint.inspect import describe_checkpoint, verify_checkpoint
 from pipeline.checkpoint.meta import read_meta
 from pipeline.checkpoint.read import load_full_weights
-from pipeline.checkpoint.save import apply_retention, remove_leftovers
-from pipeline.config import CheckpointConfig
+from pipeline.checkpoint.save import remove_leftovers
 
 NEWEST, OLDER = f"step_{STEPS:08d}", f"step_{HALF:08d}"
 
@@ -89,14 +88,6 @@ def test_a_marker_of_another_version_is_refused(run):
     marker.write_text(json.dumps(json.loads(marker.read_text()) | {"version": 2}))
     with pytest.raises(CheckpointError, match="version"):
         read_meta(marker.parent)
-
-
-def test_retention_keeps_the_last_and_every_nth(run, tmp_path):
-    source = run / "checkpoints" / NEWEST
-    for step in range(1, 8):
-        shutil.copytree(source, tmp_path / "many" / "checkpoints" / f"step_{step:08d}")
-    apply_retention(tmp_path / "many", CheckpointConfig(keep_last=2, keep_every_steps=3))
-    assert [step for step, _ in complete_checkpoints(tmp_path / "many")] == [3, 6, 7]
 
 
 def test_what_a_killed_save_leaves_is_removed_and_nothing_else(run):
