@@ -1,6 +1,7 @@
 """The configuration of a training run, as the user writes it in configs/train/*.yaml.
 
-Sizes of the global batch are in rows (sequences); the learning-rate schedule is in optimizer steps.
+A row is a sequence of the corpus; a step is an optimizer step, whether its update was made or skipped; a token is an
+input position, so that a row has the corpus's `sequence_length` of them.
 """
 
 from pathlib import Path
@@ -41,11 +42,38 @@ class DataConfig(Section):
     seed: NonNegativeInt = 1234
 
 
-class BatchConfig(Section):
-    """Rows per optimizer step, and rows per forward pass of one data-parallel rank."""
+class BatchWarmup(Section):
+    """The global batch grows from `start_size` rows by `increment` rows at a time, at equal distances.
 
-    global_batch_size: PositiveInt
+    It has its full size after `steps` steps or `tokens` tokens. `increment` is `start_size` unless set.
+    """
+
+    start_size: PositiveInt
+    increment: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    tokens: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "BatchWarmup":
+        _exactly_one(self, "steps", "tokens")
+        return self
+
+
+class BatchConfig(Section):
+    """Rows (or tokens) per optimizer step, and rows per forward pass of one data-parallel rank.
+
+    The global batch is reached by gradient accumulation.
+    """
+
+    global_batch_size: PositiveInt | None = None
+    global_batch_tokens: PositiveInt | None = None
     micro_batch_size: PositiveInt
+    warmup: BatchWarmup | None = None
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "BatchConfig":
+        _exactly_one(self, "global_batch_size", "global_batch_tokens")
+        return self
 
 
 class ParallelConfig(Section):
@@ -66,17 +94,58 @@ class OptimizerConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """Linear warmup, then a decay to `min_lr_ratio` x lr at `total_steps`."""
+    """Linear warmup, then a decay to `min_lr_ratio` x lr at the end of the run; see `pipeline.schedule`.
 
-    kind: Literal["cosine", "linear", "constant"] = "cosine"
-    total_steps: PositiveInt
-    warmup_steps: NonNegativeInt = 0
+    All lengths are in steps or all in tokens. `wsd` stays at the peak and decays over the last `decay_steps` or
+    `decay_tokens`.
+    """
+
+    kind: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    total_steps: PositiveInt | None = None
+    total_tokens: PositiveInt | None = None
+    warmup_steps: NonNegativeInt | None = None
+    warmup_tokens: NonNegativeInt | None = None
+    decay_steps: PositiveInt | None = None
+    decay_tokens: PositiveInt | None = None
     min_lr_ratio: NonNegativeFloat = Field(0.1, le=1.0)
 
+    @property
+    def unit(self) -> Literal["steps", "tokens"]:
+        """What the lengths are counted in."""
+        return "steps" if self.total_steps is not None else "tokens"
+
+    @property
+    def total(self) -> int:
+        """Length of the run."""
+        return getattr(self, f"total_{self.unit}")
+
+    @property
+    def warmup(self) -> int:
+        """Length of the rise."""
+        return getattr(self, f"warmup_{self.unit}") or 0
+
+    @property
+    def decay(self) -> int:
+        """Length of the fall at the end, of `wsd`."""
+        return getattr(self, f"decay_{self.unit}") or 0
+
     @model_validator(mode="after")
-    def _warmup_ends_before_the_run(self) -> "ScheduleConfig":
-        if self.warmup_steps >= self.total_steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} must be below total_steps {self.total_steps}")
+    def _lengths_fit(self) -> "ScheduleConfig":
+        _exactly_one(self, "total_steps", "total_tokens")
+        unit, other = self.unit, "tokens" if self.unit == "steps" else "steps"
+        for length in ("warmup", "decay"):
+            if getattr(self, f"{length}_{other}") is not None:
+                raise ValueError(f"{length}_{other} beside total_{unit}: use {length}_{unit}")
+        if self.kind == "wsd" and not self.decay:
+            raise ValueError(f"kind wsd needs decay_{unit}")
+        if self.kind != "wsd" and self.decay:
+            raise ValueError(f"decay_{unit} belongs to kind wsd, not to {self.kind}")
+        if self.warmup >= self.total:
+            raise ValueError(f"warmup_{unit} {self.warmup} must be below total_{unit} {self.total}")
+        if self.warmup + self.decay > self.total:
+            raise ValueError(
+                f"warmup_{unit} {self.warmup} and decay_{unit} {self.decay} do not fit into total_{unit} {self.total}"
+            )
         return self
 
 
@@ -146,3 +215,8 @@ class TrainConfig(Section):
                 f"precision {self.precision} needs parallel.zero_stage 1, 2 or 3, which keep fp32 master weights"
             )
         return self
+
+
+def _exactly_one(section: Section, first: str, second: str) -> None:
+    if (getattr(section, first) is None) == (getattr(section, second) is None):
+        raise ValueError(f"set either {first} or {second}")

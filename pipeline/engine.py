@@ -34,14 +34,12 @@ class Engine:
         model: the module with its (possibly partitioned) parameters.
         layout: every parameter's full shape and tensor-parallel cut.
         deepspeed: the DeepSpeed engine underneath.
-        gradient_accumulation_steps: micro-batches per optimizer step and rank.
     """
 
-    def __init__(self, model: GPT2, config: TrainConfig, parallel: Parallel, accumulation_steps: int) -> None:
+    def __init__(self, model: GPT2, config: TrainConfig, parallel: Parallel, max_accumulation_steps: int) -> None:
         self.model = model
         self.layout = parameter_layout(model)  # before ZeRO 3 takes the parameters' shapes away
         self.parallel = parallel
-        self.gradient_accumulation_steps = accumulation_steps
         self.zero_stage = config.parallel.zero_stage
         optimizer = torch.optim.AdamW(
             parameter_groups(model, config.optimizer),
@@ -53,7 +51,7 @@ class Engine:
         self.deepspeed, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
-            config=deepspeed_config(config, accumulation_steps),
+            config=deepspeed_config(config, max_accumulation_steps),
             mpu=parallel.mpu,
             dist_init_required=False,
         )
@@ -67,7 +65,7 @@ class Engine:
         """Run one optimizer step.
 
         Args:
-            micro_batches: this rank's, `gradient_accumulation_steps` of them, on this rank's device.
+            micro_batches: this rank's, as many as every other rank has, on this rank's device.
             global_targets: scored tokens in the global batch, over all data-parallel ranks.
             lr: learning rate of this step.
 
@@ -77,16 +75,15 @@ class Engine:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        scale = self.parallel.data_parallel_size * self.gradient_accumulation_steps / global_targets
+        scale = self.parallel.data_parallel_size / global_targets
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.parallel.device)
-        grad_norm = None
         for index, batch in enumerate(micro_batches):
+            self.deepspeed.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
             loss = self.deepspeed(batch)
-            self.deepspeed.backward(loss * scale)
-            if self.zero_stage == 0 and index == len(micro_batches) - 1:
-                grad_norm = self._full_gradient_norm()
-            self.deepspeed.step()
+            self.deepspeed.backward(loss * scale, scale_wrt_gas=False)
             loss_sum += loss.detach()
+        grad_norm = self._full_gradient_norm() if self.zero_stage == 0 else None
+        self.deepspeed.step()
         return loss_sum, float(self.deepspeed.get_global_grad_norm() if grad_norm is None else grad_norm)
 
     def _full_gradient_norm(self) -> torch.Tensor:
@@ -110,11 +107,11 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
     ]
 
 
-def deepspeed_config(config: TrainConfig, accumulation_steps: int) -> dict:
+def deepspeed_config(config: TrainConfig, max_accumulation_steps: int) -> dict:
     """The part of DeepSpeed's configuration that Foreword decides."""
     settings: dict = {
         "train_micro_batch_size_per_gpu": config.batch.micro_batch_size,
-        "gradient_accumulation_steps": accumulation_steps,
+        "gradient_accumulation_steps": max_accumulation_steps,
         "gradient_clipping": config.optimizer.clip_grad_norm,
         "zero_optimization": {"stage": config.parallel.zero_stage},
         "zero_allow_untested_optimizer": True,

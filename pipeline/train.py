@@ -37,7 +37,7 @@ from pipeline.evaluate import evaluate, evaluation_batches
 from pipeline.model import GPT2, build_model, load_full_state, padded_vocab_size
 from pipeline.model.flops import attended_pairs
 from pipeline.run_directory import held, identify, prepare_run_directory
-from pipeline.schedule import learning_rate
+from pipeline.schedule import Schedule
 from pipeline.stop import StopRequest
 from pipeline.telemetry.recorder import Telemetry
 from pipeline.telemetry.throughput import Throughput
@@ -62,12 +62,15 @@ def train(config: TrainConfig) -> None:
 
         corpus = all_ranks(lambda: open_corpus(config))
         split = corpus.split(config.data.train_split)
-        share = all_ranks(lambda: Share.of(parallel, config.batch))
+        schedule = all_ranks(
+            lambda: Schedule(config.schedule, config.optimizer.lr, config.batch, corpus.manifest.sequence_length)
+        )
+        share = all_ranks(lambda: Share.of(parallel, schedule))
         all_ranks(lambda: stack.enter_context(held(config.run_dir)) if parallel.is_main else None)
         checkpoint = main_rank(lambda: prepare_run_directory(config, corpus))
 
         model = all_ranks(lambda: _initial_model(config, corpus)).to(parallel.device)
-        engine = Engine(model, config, parallel, share.gradient_accumulation_steps)
+        engine = Engine(model, config, parallel, share.max_accumulation_steps)
         progress, wandb_run_id = Progress(), None
         if checkpoint is not None:
             meta = restore(checkpoint, engine)
@@ -75,17 +78,25 @@ def train(config: TrainConfig) -> None:
 
         order = DataOrder(len(split), corpus.manifest_sha256, config.data.seed)
         causal = config.objective == "causal"
-        loader = TrainLoader(split, order, share, causal=causal, samples_consumed=progress.samples_consumed)
+        loader = TrainLoader(
+            split,
+            order,
+            share,
+            causal=causal,
+            samples_consumed=progress.samples_consumed,
+            batch_sizes=schedule.batch_sizes(*progress.position),
+        )
         stack.callback(loader.close)
 
         def start_telemetry() -> Telemetry | None:
             if not parallel.is_main:
                 return None
-            telemetry = stack.enter_context(Telemetry(config, wandb_run_id, progress.step))
+            total_steps = schedule.total_steps(*progress.position)
+            telemetry = stack.enter_context(Telemetry(config, wandb_run_id, progress.step, total_steps))
             telemetry.start(progress.step, _topology(config, parallel).model_dump(), checkpoint)
             return telemetry
 
-        run = _Run(config, parallel, corpus, engine, all_ranks(start_telemetry), progress, checkpoint)
+        run = _Run(config, schedule, parallel, corpus, engine, all_ranks(start_telemetry), progress, checkpoint)
         run.steps(loader, stop)
 
 
@@ -106,6 +117,7 @@ class _Run:
     def __init__(
         self,
         config: TrainConfig,
+        schedule: Schedule,
         parallel: Parallel,
         corpus: Corpus,
         engine: Engine,
@@ -113,7 +125,8 @@ class _Run:
         progress: Progress,
         checkpoint: Path | None,
     ) -> None:
-        self.config, self.parallel, self.corpus, self.engine = config, parallel, corpus, engine
+        self.config, self.schedule, self.parallel = config, schedule, parallel
+        self.corpus, self.engine = corpus, engine
         self.telemetry = telemetry  # on rank 0
         self.progress = progress
         self.checkpoint = checkpoint  # the newest one
@@ -126,9 +139,9 @@ class _Run:
 
     def steps(self, loader: TrainLoader, stop: StopRequest) -> None:
         """Step until the schedule's end, or until a signal."""
-        config, total_steps = self.config, self.config.schedule.total_steps
+        config, schedule = self.config, self.schedule
         self.throughput.restart()
-        while self.progress.step < total_steps:
+        while not schedule.is_over(*self.progress.position):
             micro_batches = self._alone(lambda: next(loader)) or []
             micro_batches = [batch.to(self.parallel.device) for batch in micro_batches]
             counts = self._agree(micro_batches, stop)
@@ -139,11 +152,12 @@ class _Run:
             if not counts.targets:
                 raise self._failure("no token of this step's global batch is scored", "check the prefix policy")
 
-            lr = learning_rate(self.progress.step, config.optimizer.lr, config.schedule)
+            lr = schedule.learning_rate(*self.progress.position)
             loss_sum, grad_norm = self.engine.step(micro_batches, counts.targets, lr)
             dist.all_reduce(loss_sum, group=self.parallel.data_parallel_group)
             self.loss, self.validation_loss = loss_sum.item() / counts.targets, None
-            self.progress = self.progress.after_step(config.batch.global_batch_size, counts.tokens, counts.targets)
+            rows = schedule.batch_size(*self.progress.position)
+            self.progress = self.progress.after_step(rows, counts.tokens, counts.targets)
             self.throughput.add(counts.tokens, counts.targets, counts.attended_pairs, loader.wait_s)
 
             if self._is_due(config.logging.every_steps) or not math.isfinite(self.loss):
@@ -165,7 +179,7 @@ class _Run:
         """Whether something that happens every so many steps, and at the end of the run, happens now."""
         if every_steps is None:
             return False
-        return self.progress.step % every_steps == 0 or self.progress.step == self.config.schedule.total_steps
+        return self.progress.step % every_steps == 0 or self.schedule.is_over(*self.progress.position)
 
     def _agree(self, micro_batches: list[Batch], stop: StopRequest) -> _StepCounts:
         """Sum this step's counts over all ranks, in one small all-reduce."""

@@ -12,6 +12,7 @@ from foreword.errors import ConfigError
 from pipeline.config import TrainConfig
 from pipeline.data.corpus import open_corpus
 from pipeline.data.share import Share
+from pipeline.schedule import Schedule
 from slurm.config import ClusterConfig, require_single_line
 
 
@@ -31,6 +32,7 @@ class TrainPlan:
     total_steps: int
     global_batch_tokens: int
     """Tokens that one optimizer step reads: global_batch_size x the corpus's sequence_length."""
+    total_tokens: int
     corpus: Path
     run_dir: Path
 
@@ -50,7 +52,7 @@ class TrainPlan:
                 f"batch      {self.global_batch_size} rows = {self.micro_batch_size} a forward pass"
                 f" x {self.data_parallel_size} data-parallel x {self.gradient_accumulation_steps} accumulated;"
                 f" {self.global_batch_tokens:,} tokens",
-                f"steps      {self.total_steps:,}, {self.total_steps * self.global_batch_tokens:,} tokens in all",
+                f"steps      {self.total_steps:,}, {self.total_tokens:,} tokens in all",
                 f"corpus     {self.corpus}",
                 f"run        {self.run_dir}",
             )
@@ -73,10 +75,12 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
             remedy="choose a tensor_parallel_size that divides the processes of one node",
         )
     data_parallel_size = cluster.world_size // tensor_parallel_size
-    share = Share(0, data_parallel_size, train.batch.global_batch_size, train.batch.micro_batch_size)
     if train.init_from is not None and not train.init_from.exists():
         raise ConfigError("no such checkpoint", where=f"init_from: {train.init_from}", remedy="check the path")
     corpus = open_corpus(train)
+    sequence_length = corpus.manifest.sequence_length
+    schedule = Schedule(train.schedule, train.optimizer.lr, train.batch, sequence_length)
+    share = Share(0, data_parallel_size, schedule.all_batch_sizes, train.batch.micro_batch_size)
     return TrainPlan(
         nodes=cluster.nodes,
         processes_per_node=cluster.processes_per_node,
@@ -84,11 +88,12 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
         tensor_parallel_size=tensor_parallel_size,
         data_parallel_size=data_parallel_size,
         zero_stage=train.parallel.zero_stage,
-        global_batch_size=train.batch.global_batch_size,
+        global_batch_size=schedule.global_batch_size,
         micro_batch_size=train.batch.micro_batch_size,
-        gradient_accumulation_steps=share.gradient_accumulation_steps,
-        total_steps=train.schedule.total_steps,
-        global_batch_tokens=train.batch.global_batch_size * corpus.manifest.sequence_length,
+        gradient_accumulation_steps=share.max_accumulation_steps,
+        total_steps=schedule.total_steps(),
+        global_batch_tokens=schedule.global_batch_size * sequence_length,
+        total_tokens=schedule.total_samples() * sequence_length,
         corpus=train.data.corpus.absolute(),
         run_dir=_printable(train.run_dir.absolute()),
     )

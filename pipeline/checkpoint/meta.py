@@ -67,6 +67,11 @@ class Progress(Section):
     tokens_consumed: int = 0
     targets_consumed: int = 0
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """Steps and samples that lie behind, which the schedule goes by."""
+        return self.step, self.samples_consumed
+
     def after_step(self, samples: int, tokens: int, targets: int) -> "Progress":
         """The progress one optimizer step later."""
         return Progress(

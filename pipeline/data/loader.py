@@ -25,14 +25,25 @@ class TrainLoader:
         share: this rank's part.
         causal: whether every prefix boundary is read as 0 (causal attention, loss on every token).
         samples_consumed: the position to start from.
+        batch_sizes: rows of the global batch of each step from there on.
     """
 
-    def __init__(self, split: Split, order: DataOrder, share: Share, *, causal: bool, samples_consumed: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        order: DataOrder,
+        share: Share,
+        *,
+        causal: bool,
+        samples_consumed: int,
+        batch_sizes: Iterator[int],
+    ) -> None:
         self.split, self.order, self.share, self.causal = split, order, share, causal
-        self.samples_consumed = samples_consumed
+        self._samples_consumed = samples_consumed  # behind the step that is being prepared
+        self._batch_sizes = batch_sizes
         self.wait_s = 0.0  # how long the last step waited for its data
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        self._next: Future[list[Batch]] = self._worker.submit(self._prepare, samples_consumed)
+        self._next: Future[list[Batch]] = self._prepare_next()
 
     def __iter__(self) -> Iterator[list[Batch]]:
         return self
@@ -41,16 +52,20 @@ class TrainLoader:
         started = time.perf_counter()
         micro_batches = self._next.result()
         self.wait_s = time.perf_counter() - started
-        self.samples_consumed += self.share.global_batch_size
-        self._next = self._worker.submit(self._prepare, self.samples_consumed)
+        self._next = self._prepare_next()
         return micro_batches
 
     def close(self) -> None:
         """Stop the thread."""
         self._worker.shutdown(cancel_futures=True)
 
-    def _prepare(self, samples_consumed: int) -> list[Batch]:
-        positions = self.share.positions(samples_consumed)
+    def _prepare_next(self) -> Future[list[Batch]]:
+        start, batch_size = self._samples_consumed, next(self._batch_sizes)
+        self._samples_consumed += batch_size
+        return self._worker.submit(self._prepare, start, batch_size)
+
+    def _prepare(self, samples_consumed: int, batch_size: int) -> list[Batch]:
+        positions = self.share.positions(samples_consumed, batch_size)
         rows = self.order.rows_at(positions.reshape(-1)).reshape(positions.shape)
         return [read_batch(self.split, micro_rows, causal=self.causal) for micro_rows in rows]
 

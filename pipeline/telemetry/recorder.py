@@ -32,6 +32,7 @@ class Telemetry:
         config: the resolved configuration.
         wandb_run_id: the run to continue, or None for a new one.
         first_step: the step training starts from.
+        total_steps: the step it ends with.
 
     Raises:
         ConfigError: WANDB_MODE is not a mode.
@@ -39,8 +40,8 @@ class Telemetry:
             for events raise the former too.
     """
 
-    def __init__(self, config: TrainConfig, wandb_run_id: str | None, first_step: int) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, wandb_run_id: str | None, first_step: int, total_steps: int) -> None:
+        self.config, self.total_steps = config, total_steps
         self._path = config.run_dir / METRICS_NAME
         self._bar: Progress | None = None
         with ExitStack() as stack:
@@ -49,7 +50,7 @@ class Telemetry:
             if self._wandb is not None:
                 stack.callback(self._wandb.finish)
             if sys.stderr.isatty():
-                bar = progress("train", config.schedule.total_steps, "steps", done=first_step)
+                bar = progress("train", total_steps, "steps", done=first_step)
                 self._bar = stack.enter_context(bar)
             self._stack = stack.pop_all()
 
@@ -73,7 +74,7 @@ class Telemetry:
         if self._bar is not None:
             self._bar.update(record["step"], line)
         else:
-            say(f"step {record['step']:>6}/{self.config.schedule.total_steps}  {line}  lr {record['lr']:.2e}")
+            say(f"step {record['step']:>6}/{self.total_steps}  {line}  lr {record['lr']:.2e}")
 
     def start(self, step: int, topology: dict[str, Any], checkpoint: Path | None) -> None:
         """The run starts, or continues from `checkpoint`."""

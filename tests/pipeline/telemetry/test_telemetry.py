@@ -32,11 +32,11 @@ def record(step: int, loss: float) -> dict:
 def run(tmp_path):
     """A run that went back from step 3 to step 1."""
     config = train_config(tmp_path, tmp_path / "corpus")
-    with Telemetry(config, None, 0) as telemetry:
+    with Telemetry(config, None, 0, 8) as telemetry:
         telemetry.start(0, {}, None)
         for step in (1, 2, 3):
             telemetry.step(record(step, 5.0 - step))
-    with Telemetry(config, None, 1) as telemetry:
+    with Telemetry(config, None, 1, 8) as telemetry:
         telemetry.start(1, {}, tmp_path / "checkpoints" / "step_00000001")
         telemetry.step(record(2, 2.5))
         telemetry.validation(2, {"prefix_loss": 2.0, "causal_loss": 2.25})
@@ -64,14 +64,14 @@ def test_an_unfinished_last_line_is_passed_over_and_another_is_named(run):
 def test_a_resumed_run_removes_the_line_that_a_killed_process_left_unfinished(run):
     path = run / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 4, "lo')
-    with Telemetry(train_config(run, run / "corpus"), None, 3) as telemetry:
+    with Telemetry(train_config(run, run / "corpus"), None, 3, 8) as telemetry:
         telemetry.step(record(4, 1.5))
     assert read_metrics(run).series("loss") == ([1, 2, 3, 4], [4.0, 2.5, 2.0, 1.5])
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
     full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - closed below
-    with full, Telemetry(train_config(tmp_path, tmp_path / "corpus"), None, 0) as telemetry:
+    with full, Telemetry(train_config(tmp_path, tmp_path / "corpus"), None, 0, 8) as telemetry:
         monkeypatch.setattr(telemetry, "_file", full)
         with pytest.raises(MachineError, match=r"metrics\.jsonl: cannot be written: No space left on device"):
             telemetry.step(record(1, 4.0))
@@ -93,10 +93,10 @@ def test_a_directory_without_a_run_has_no_report(tmp_path):
 
 def test_wandb_gets_every_record_offline_and_a_resumed_run_keeps_its_id(tmp_path):
     config = train_config(tmp_path, tmp_path / "corpus", logging__wandb={"mode": "offline"})
-    with Telemetry(config, None, 0) as telemetry:
+    with Telemetry(config, None, 0, 8) as telemetry:
         telemetry.step(record(1, 4.0))
         run_id = telemetry.wandb_run_id
-    with Telemetry(config, run_id, 1) as telemetry:
+    with Telemetry(config, run_id, 1, 8) as telemetry:
         telemetry.step(record(2, 3.0))
         assert telemetry.wandb_run_id == run_id
     logs = list((tmp_path / "wandb").glob(f"offline-run-*-{run_id}/*.wandb"))
@@ -127,5 +127,5 @@ def test_wandb_that_cannot_start_is_named_with_the_way_out(monkeypatch, tmp_path
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     config = train_config(tmp_path, tmp_path / "corpus", logging__wandb={"mode": "online"})
     with pytest.raises(MachineError, match="No API key configured") as caught:
-        Telemetry(config, None, 0)
+        Telemetry(config, None, 0, 8)
     assert "set logging.wandb.mode to offline" in str(caught.value)
