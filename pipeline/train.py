@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from data_prep.shards import Corpus
 from foreword.errors import ForewordError, StoppedOnRequest
+from pipeline.attention import COMPUTE_DTYPES, select_backend
 from pipeline.checkpoint.find import step_directory
 from pipeline.checkpoint.fragments import optimizer_steps
 from pipeline.checkpoint.meta import CheckpointMeta, FileEntry, ParameterInfo, Progress, Topology
@@ -69,7 +70,7 @@ def train(config: TrainConfig) -> None:
         all_ranks(lambda: stack.enter_context(held(config.run_dir)) if parallel.is_main else None)
         checkpoint = main_rank(lambda: prepare_run_directory(config, corpus))
 
-        model = all_ranks(lambda: _initial_model(config, corpus)).to(parallel.device)
+        model = all_ranks(lambda: _initial_model(config, corpus, parallel)).to(parallel.device)
         engine = Engine(model, config, parallel, share.max_accumulation_steps)
         progress, wandb_run_id = Progress(), None
         if checkpoint is not None:
@@ -271,10 +272,11 @@ class _Run:
         )
 
 
-def _initial_model(config: TrainConfig, corpus: Corpus) -> GPT2:
+def _initial_model(config: TrainConfig, corpus: Corpus, parallel: Parallel) -> GPT2:
     """The model before its first step: drawn from `seed`, or read from `init_from`."""
     vocab_size = corpus.manifest.tokenizer.vocab_size
-    model = build_model(config.model, vocab_size, attention=config.attention, seed=config.seed)
+    backend = select_backend(config.attention, parallel.device, COMPUTE_DTYPES[config.precision])
+    model = build_model(config.model, vocab_size, backend=backend, seed=config.seed)
     if config.init_from is not None:
         load_full_state(model, initial_weights(config.init_from, corpus.manifest.tokenizer))
     return model

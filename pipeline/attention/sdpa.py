@@ -9,6 +9,7 @@ Shape suffixes: B rows, H heads, S queries or keys, D features of a head; q, k a
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,10 +35,12 @@ class SdpaPlan:
 class SdpaBackend:
     """Dense-mask attention."""
 
+    name: ClassVar[str] = "sdpa"
+
     def prepare(self, batch: Batch) -> SdpaPlan:
         """See `AttentionBackend.prepare`."""
-        one_causal_segment_each = (batch.segment_ids_BS == 0).all() & (batch.prefix_len_BS <= 1).all()
-        if one_causal_segment_each:
+        one_segment_each = len(batch.segments_G3) == len(batch.tokens_BS)
+        if one_segment_each and (batch.segments_G3[:, 2] <= 1).all():
             return SdpaPlan(is_causal=True)
         return SdpaPlan(mask_B1SS=dense_mask(batch)[:, None])
 
@@ -45,7 +48,4 @@ class SdpaBackend:
 def dense_mask(batch: Batch) -> Tensor:
     """The rule written out: bool [B, S queries, S keys], True where the query sees the key."""
     columns_S = torch.arange(batch.tokens_BS.shape[1], device=batch.tokens_BS.device)
-    same_segment_BSS = batch.segment_ids_BS[:, :, None] == batch.segment_ids_BS[:, None, :]
-    before_SS = columns_S[None, :] <= columns_S[:, None]
-    in_prefix_BSS = columns_S < batch.prefix_end_BS[:, :, None]
-    return same_segment_BSS & (before_SS | in_prefix_BSS)
+    return (batch.segment_start_BS[:, :, None] <= columns_S) & (columns_S < batch.key_end_BS[:, :, None])

@@ -9,7 +9,7 @@ padding, and token i + 1 lies behind the prefix; so the last prefix token predic
 can already be seen is ever scored. Attention, loss mask and positions all come from the same per-token (segment start,
 prefix length), so they cannot disagree.
 
-Shape suffixes: B rows, S columns (sequence length), N scored positions.
+Shape suffixes: B rows, S columns (sequence length), N scored positions, G segments of all rows.
 """
 
 from collections.abc import Sequence
@@ -38,6 +38,8 @@ class Batch:
         segment_ids_BS: int32, 0, 1, 2, ... within the row; padding is a segment of its own.
         prefix_end_BS: int32, the column at which the prefix of this token's segment ends; the segment's start when it
             has none.
+        segments_G3: int64 on the CPU, what the per-token tensors say, per segment and in order: its start in the
+            flattened [B * S], its length there, and how many of these tokens are its prefix. They tile [0, B * S).
         row_ids: int64 [B] on the CPU, the rows' numbers in their split.
     """
 
@@ -48,6 +50,7 @@ class Batch:
     position_ids_BS: Tensor
     segment_ids_BS: Tensor
     prefix_end_BS: Tensor
+    segments_G3: np.ndarray
     row_ids: np.ndarray
 
     @property
@@ -66,9 +69,17 @@ class Batch:
         """int64, how many tokens of each token's segment are read in both directions."""
         return self.prefix_end_BS - self.segment_start_BS
 
+    @property
+    def key_end_BS(self) -> Tensor:
+        """int64, the first column that each token does not see: the rule is `segment_start_BS <= k < key_end_BS`."""
+        columns_S = torch.arange(self.tokens_BS.shape[1], device=self.tokens_BS.device)
+        return torch.maximum(columns_S + 1, self.prefix_end_BS).clamp(max=len(columns_S))
+
     def read_causally(self) -> "Batch":
         """The same batch, scored at the same positions, with every prefix read from left to right."""
-        return replace(self, prefix_end_BS=self.segment_start_BS.int())
+        segments_G3 = self.segments_G3.copy()
+        segments_G3[:, 2] = 0
+        return replace(self, prefix_end_BS=self.segment_start_BS.int(), segments_G3=segments_G3)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`, copied without waiting for it."""
@@ -119,6 +130,9 @@ def make_batch(
 
     inputs = segment[:, :-1]
     prefix_end = start + np.maximum(prefix_len, 0)
+    # the last column is a label only: what lies there has no input
+    num_inputs = np.minimum(end, row_length - 1) - start
+    in_inputs = np.stack([row * (row_length - 1) + start, num_inputs, np.clip(prefix_len, 0, num_inputs)], axis=1)
     batch = Batch(
         tokens_BS=torch.from_numpy(tokens[:, :-1].astype(np.int64)),
         labels_BS=torch.from_numpy(tokens[:, 1:].astype(np.int64)),
@@ -127,6 +141,7 @@ def make_batch(
         position_ids_BS=torch.from_numpy(position[:, :-1].copy()),
         segment_ids_BS=torch.from_numpy((inputs - first_of_row[:, None]).astype(np.int32)),
         prefix_end_BS=torch.from_numpy(prefix_end[inputs].astype(np.int32)),
+        segments_G3=in_inputs[num_inputs > 0],
         row_ids=np.asarray(row_ids, dtype=np.int64),
     )
     return batch if visibility == "shard" else batch.read_causally()

@@ -39,10 +39,12 @@ def training_flops(
 
 
 def attended_pairs(batch: Batch) -> int:
-    """Query-key pairs that the batch's mask allows, in one layer."""
-    columns_S = torch.arange(batch.tokens_BS.shape[1], device=batch.tokens_BS.device)
-    first_unseen_BS = torch.maximum(columns_S + 1, batch.prefix_end_BS).clamp(max=len(columns_S))
-    return int((first_unseen_BS - batch.segment_start_BS).sum())
+    """Query-key pairs that the batch's mask allows, in one layer; known without asking the device.
+
+    A segment of n tokens has n (n + 1) / 2 causal pairs, and a prefix of p adds the p (p - 1) / 2 that look ahead.
+    """
+    length_G, prefix_len_G = batch.segments_G3[:, 1], batch.segments_G3[:, 2]
+    return int((length_G * (length_G + 1) + prefix_len_G * (prefix_len_G - 1)).sum()) // 2
 
 
 def device_peak_flops(device: torch.device) -> float | None:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from foreword.errors import ConfigError
-from pipeline.attention import AttentionBackend, AttentionPlan, select_backend
+from pipeline.attention import AttentionBackend, AttentionPlan
+from pipeline.attention.sdpa import SdpaBackend
 from pipeline.config import ModelConfig
 from pipeline.data.batch import Batch
 from pipeline.model import loss, parameters
@@ -162,14 +163,14 @@ class GPT2(nn.Module):
         )
 
 
-def build_model(config: ModelConfig, vocab_size: int, *, attention: str = "auto", seed: int) -> GPT2:
+def build_model(config: ModelConfig, vocab_size: int, *, backend: AttentionBackend | None = None, seed: int) -> GPT2:
     """A freshly initialised model in fp32 on the CPU: this tensor-parallel rank's part of it.
 
     The logical weights depend on (config, vocab_size, seed) alone, not on the tensor-parallel size. Needs
-    `pipeline.distributed.parallel.initialize` before it.
+    `pipeline.distributed.parallel.initialize` before it. Without a `backend` attention is `sdpa`, which runs anywhere.
 
     Raises:
-        ConfigError: the tensor-parallel size divides neither heads nor vocabulary, or no such attention backend.
+        ConfigError: the tensor-parallel size does not divide the heads or the vocabulary.
     """
     group = parallel_state.get_tensor_model_parallel_group()
     for what, number in (
@@ -182,7 +183,7 @@ def build_model(config: ModelConfig, vocab_size: int, *, attention: str = "auto"
                 where="parallel.tensor_parallel_size",
                 remedy="use a tensor-parallel size that divides both the heads and 128",
             )
-    model = GPT2(config, vocab_size, select_backend(attention), group)
+    model = GPT2(config, vocab_size, backend or SdpaBackend(), group)
     parameters.initialize(model, model.layout, config, seed, group.rank(), group.size())
     return model
 

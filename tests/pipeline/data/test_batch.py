@@ -23,6 +23,21 @@ def facts_of_token(row: Segments, column: int) -> tuple[int, int, int]:
     return number, *row[number]
 
 
+@settings(max_examples=100, deadline=None)
+@given(rows_of_segments())
+def test_the_table_of_segments_says_what_the_tokens_say(drawn: tuple[list[Segments], int]) -> None:
+    rows, row_length = drawn
+    shard = batch_of(rows, row_length)
+    for batch in (shard, shard.read_causally()):
+        start_G, length_G, prefix_len_G = batch.segments_G3.T
+        position_T = batch.position_ids_BS.flatten().numpy()
+        assert np.array_equal(np.arange(len(position_T)) - np.repeat(start_G, length_G), position_T)
+        # the last column of a row is no input, though a prefix may end with it
+        inputs_from_start_T = np.tile(np.arange(row_length - 1, 0, -1), len(rows)) + position_T
+        prefix_len_T = np.minimum(batch.prefix_len_BS.flatten().numpy(), inputs_from_start_T)
+        assert np.array_equal(np.repeat(prefix_len_G, length_G), prefix_len_T)
+
+
 @settings(max_examples=200, deadline=None)
 @given(rows_of_segments())
 def test_every_field_equals_the_obvious_reading(drawn: tuple[list[Segments], int]) -> None:
