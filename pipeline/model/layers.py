@@ -1,14 +1,16 @@
 """megatron-core's tensor-parallel layers, with the few settings that Foreword always uses.
 
-What changes here: the weights are left unset, because `parameters.initialize` fills them the same way for every
-tensor-parallel size; they are marked as cut, so that DeepSpeed counts them once in a norm; and megatron-core's empty
-`_extra_state` entries stay out of the state dict, where DeepSpeed's converters stumble over them.
+What changes here: in a group of one, a product and its bias are one operation; the weights are left unset, because
+`parameters.initialize` fills them the same way for every tensor-parallel size; they are marked as cut, so that
+DeepSpeed counts them once in a norm; and megatron-core's empty `_extra_state` entries stay out of the state dict, where
+DeepSpeed's converters stumble over them.
 
 Shape suffixes: T tokens, I input features, O output features; the cut dimension is this rank's part.
 """
 
 from typing import Any
 
+import torch.nn.functional as F
 from megatron.core import ModelParallelConfig, tensor_parallel
 from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 from torch import Tensor, nn
@@ -40,7 +42,7 @@ class ColumnParallelLinear(tensor_parallel.ColumnParallelLinear):
 
     def forward(self, x_TI: Tensor) -> Tensor:
         """See the class."""
-        return super().forward(x_TI)[0]
+        return F.linear(x_TI, self.weight, self.bias) if self.tp_group.size() == 1 else super().forward(x_TI)[0]
 
 
 class RowParallelLinear(tensor_parallel.RowParallelLinear):
@@ -65,7 +67,7 @@ class RowParallelLinear(tensor_parallel.RowParallelLinear):
 
     def forward(self, x_TI: Tensor) -> Tensor:
         """See the class."""
-        return super().forward(x_TI)[0]
+        return F.linear(x_TI, self.weight, self.bias) if self.tp_group.size() == 1 else super().forward(x_TI)[0]
 
 
 def _left_unset(_: Any) -> None:

@@ -1,0 +1,228 @@
+"""`make bench-train`: what a step of `foreword train` costs beside plain PyTorch, on the processor of this machine.
+
+    python benchmarks/bench_train.py [--model configs/model/NAME.yaml] [--rows 2] [--sequence-length 1024] [--rounds 10]
+                                     [--threads N] [--zero-stage 0] [--vocab-size 16384]
+
+The contenders take turns of a step or two, each in a process of its own, so that a load that comes and goes meets all
+of them; ratios are taken within a round, and medians are shown. What is compared: the trainer's whole loop (rows,
+batch, counts, step, record) against the plain trainer's, on as many tokens a step, of the same shape, with the same
+threads.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import contenders
+import numpy as np
+import yaml
+from random_corpus import make_corpus
+from rich.console import Console
+from rich.table import Table
+from turns import Contender, Turn
+
+from foreword.config import dump_config, validate
+from pipeline.config import TrainConfig
+
+FOREWORD = str(Path(sysconfig.get_path("scripts")) / "foreword")
+SHAPE = {"num_layers": 6, "hidden_size": 384, "num_attention_heads": 6}
+STEPS_PER_TURN = 2
+LOADER_STEPS, LOADER_TURNS = 20, 5
+START_UPS = 3
+FOREVER = 10**9
+WANTED_TO_PLAIN, WANTED_PREFIX_TO_CAUSAL = 1.0, 0.95
+
+# name -> (what it is, the contender that it is compared with)
+TITLES = {
+    "plain": ("plain PyTorch, is_causal over whole rows", None),
+    "causal": ("foreword causal, a document a row", "plain"),
+    "prefix": ("foreword prefix, a document a row", "causal"),
+    "causal packed": ("foreword causal, documents packed and kept apart", "plain"),
+    "prefix packed": ("foreword prefix, documents packed and kept apart", "causal packed"),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is measured, and where its files lie."""
+
+    directory: Path
+    arguments: argparse.Namespace
+
+    def config(self, name: str) -> TrainConfig:
+        """The configuration of one contender."""
+        arguments = self.arguments
+        values = {
+            "run_dir": str(self.directory / name.replace(" ", "-")),
+            "data": {"corpus": str(self.directory / ("packed" if "packed" in name else "single"))},
+            "model": {**SHAPE, "max_position_embeddings": arguments.sequence_length, **_shape(arguments)},
+            "objective": "prefix" if "prefix" in name else "causal",
+            "batch": {"global_batch_size": arguments.rows, "micro_batch_size": arguments.rows},
+            "parallel": {"zero_stage": arguments.zero_stage},
+            "optimizer": {"lr": 1e-4},
+            "schedule": {"total_steps": FOREVER, "kind": "constant"},
+            "checkpoint": {"every_steps": FOREVER},
+            "logging": {"every_steps": 10, "wandb": {"mode": "disabled"}},
+        }
+        return validate(values, TrainConfig)
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = _arguments()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    console = Console(width=120, highlight=False)
+    with tempfile.TemporaryDirectory(prefix="bench-train-") as directory:
+        bench = Bench(Path(directory), arguments)
+        for name in ("single", "packed"):
+            corpus = make_corpus(
+                bench.directory / name,
+                packed=name == "packed",
+                sequence_length=arguments.sequence_length,
+                vocab_size=arguments.vocab_size,
+            )
+        tokens = bench.directory / "tokens.bin"
+        np.array(np.load(corpus.path / "train" / "00000.tokens.npy")).astype(np.uint16).tofile(tokens)
+        console.print(_conditions(bench, len(corpus.split("train")), corpus.manifest.splits["train"].segments))
+        started_s = _start_ups(bench)
+        loaded = {name: _loader_turn(bench, name) for name in ("causal packed", "prefix packed")}
+        rounds = _rounds(bench, tokens)
+
+    per_step = arguments.rows * arguments.sequence_length
+    console.print(_table(rounds, per_step))
+    for name, turn in loaded.items():
+        share = turn.wall_s / statistics.median(turn.wall_s for turn in rounds[name])
+        console.print(f"the loader alone, {name}: {per_step / turn.wall_s:,.0f} tokens/s, {share:.2%} of a step's time")
+    first = f"{', '.join(f'{seconds:.1f}' for seconds in started_s)} s"
+    console.print(f"foreword train, from the command to the end of its first step: {first}")
+    for name, wanted in (("causal", WANTED_TO_PLAIN), ("prefix", WANTED_PREFIX_TO_CAUSAL)):
+        other = TITLES[name][1]
+        ratio = _ratio(rounds, name, other, "wall_s")
+        verdict = "met   " if ratio >= wanted else "MISSED"
+        console.print(f"{verdict}  {name}, tokens/s at least {wanted} times those of {other}: {ratio:.3f} times")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure foreword train on a CPU.")
+    parser.add_argument("--model", type=Path, help="a file of configs/model/; by default 6 layers of 384")
+    parser.add_argument("--rows", type=int, default=2, help="rows of a step")
+    parser.add_argument("--sequence-length", type=int, default=1024)
+    parser.add_argument("--vocab-size", type=int, default=16384)
+    parser.add_argument("--zero-stage", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=10)
+    return parser.parse_args()
+
+
+def _shape(arguments: argparse.Namespace) -> dict:
+    if arguments.model is None:
+        return {}
+    shape = yaml.safe_load(arguments.model.read_text(encoding="utf-8"))["model"]
+    return {key: shape[key] for key in SHAPE}
+
+
+def _rounds(bench: Bench, tokens: Path) -> dict[str, list[Turn]]:
+    """Contender -> its turns, one a round."""
+    running: dict[str, Contender] = {}
+    try:
+        for name in TITLES:
+            _say(f"starting: {name}")
+            run = (contenders.plain, bench.config(name), tokens) if name == "plain" else ()
+            running[name] = Contender(*(run or (contenders.foreword, bench.config(name))))
+        turns: dict[str, list[Turn]] = {name: [] for name in TITLES}
+        for number in range(bench.arguments.rounds):
+            _say(f"round {number + 1} of {bench.arguments.rounds}, load {os.getloadavg()[0]:.1f}")
+            # forth and back: none of them is always the first after another
+            for name in sorted(running, key=list(running).index, reverse=bool(number % 2)):
+                turns[name].append(running[name].turn(STEPS_PER_TURN))
+    finally:
+        for contender in running.values():
+            contender.end()
+    return turns
+
+
+def _loader_turn(bench: Bench, name: str) -> Turn:
+    """The median turn of the loader by itself."""
+    contender = Contender(contenders.loader, bench.config(name))
+    try:
+        turns = [contender.turn(LOADER_STEPS) for _ in range(LOADER_TURNS)]
+    finally:
+        contender.end()
+    return sorted(turns, key=lambda turn: turn.wall_s)[LOADER_TURNS // 2]
+
+
+def _start_ups(bench: Bench) -> list[float]:
+    """Seconds from the command to its first step's record, for some runs of one step."""
+    seconds = []
+    for number in range(START_UPS):
+        config = bench.config("causal")
+        run_dir = bench.directory / f"start-{number}"
+        path = bench.directory / "start.yaml"
+        path.write_text(dump_config(config), encoding="utf-8")
+        overrides = [f"run_dir={run_dir}", "schedule.total_steps=1", "logging.every_steps=1"]
+        started = time.time()
+        done = subprocess.run([FOREWORD, "train", str(path), *overrides], capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"bench_train: foreword train failed:\n{done.stderr}")
+        records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        seconds.append(next(record["time"] for record in records if "event" not in record) - started)
+        shutil.rmtree(run_dir)
+    return seconds
+
+
+def _ratio(rounds: dict[str, list[Turn]], name: str, other: str, measure: str) -> float:
+    """How many times the other's tokens per second this one makes: the median over the rounds."""
+    pairs = zip(rounds[name], rounds[other], strict=True)
+    return statistics.median(getattr(theirs, measure) / getattr(own, measure) for own, theirs in pairs)
+
+
+def _table(rounds: dict[str, list[Turn]], tokens_per_step: int) -> Table:
+    table = Table(title="A training step, medians; ratios of tokens/s within a round")
+    table.add_column("")
+    for column in ("s a step", "CPU s a step", "tokens/s", "compared with", "ratio", "by CPU time"):
+        table.add_column(column, justify="right")
+    for name, (title, other) in TITLES.items():
+        wall_s, cpu_s = (statistics.median(getattr(turn, key) for turn in rounds[name]) for key in ("wall_s", "cpu_s"))
+        ratios = [f"{_ratio(rounds, name, other, key):.3f}" for key in ("wall_s", "cpu_s")] if other else ["", ""]
+        cells = (f"{wall_s:.3f}", f"{cpu_s:.3f}", f"{tokens_per_step / wall_s:,.0f}", other or "", *ratios)
+        table.add_row(title, *cells)
+    return table
+
+
+def _conditions(bench: Bench, rows: int, segments: int) -> str:
+    arguments, model = bench.arguments, bench.config("causal").model
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("torch", "deepspeed", "megatron-core")
+    )
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {_processor()}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f} at "
+        f"the start\nPython {platform.python_version()}, {versions}\n"
+        f"{model.num_layers} layers, hidden size {model.hidden_size}, {model.num_attention_heads} heads, "
+        f"{arguments.vocab_size:,} ids, {arguments.rows} rows of {arguments.sequence_length} tokens a step, fp32, "
+        f"ZeRO {arguments.zero_stage}\npacked: {segments / rows:.1f} documents a row; "
+        f"{arguments.rounds} rounds of {STEPS_PER_TURN} steps each"
+    )
+
+
+def _processor() -> str:
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{len(os.sched_getaffinity(0))} cores of {names[0].split(':')[1].strip() if names else platform.machine()}"
+
+
+def _say(message: str) -> None:
+    print(f"bench: {message}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

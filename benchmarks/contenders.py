@@ -1,0 +1,61 @@
+"""What takes part in `make bench-train`: Foreword's own command loop, and the plain trainer on the same tokens."""
+
+from pathlib import Path
+from typing import Any
+
+from turns import Turns
+
+
+def foreword(turns: Turns, config: Any) -> None:
+    """`foreword train` itself, all of its loop, with a pause before it fetches the next step's rows."""
+    from pipeline import train
+
+    class PausingLoader(train.TrainLoader):
+        fetched = 0
+
+        def __next__(self) -> Any:
+            if self.fetched:
+                turns.step_done()
+            self.fetched += 1
+            return super().__next__()
+
+    train.TrainLoader = PausingLoader  # type: ignore[misc]
+    train.train(config)
+
+
+def plain(turns: Turns, config: Any, tokens: Path) -> None:
+    """nanoGPT's way on the corpus's tokens as one flat file."""
+    import numpy as np
+    from plain_gpt2 import PlainTrainer
+
+    from data_prep.shards import Corpus
+    from pipeline.model import padded_vocab_size
+
+    manifest = Corpus.open(config.data.corpus).manifest
+    trainer = PlainTrainer(
+        config.model,
+        padded_vocab_size(manifest.tokenizer.vocab_size),
+        config.optimizer,
+        np.memmap(tokens, dtype=np.uint16, mode="r"),
+        config.batch.global_batch_size,
+        manifest.sequence_length,
+    )
+    while True:
+        trainer.step()
+        turns.step_done()
+
+
+def loader(turns: Turns, config: Any) -> None:
+    """Foreword's loader by itself: a step is one global batch that nothing is done with."""
+    from data_prep.shards import Corpus
+    from pipeline.data.loader import TrainLoader
+    from pipeline.data.order import DataOrder
+    from pipeline.data.share import Share
+
+    corpus = Corpus.open(config.data.corpus)
+    split = corpus.split(config.data.train_split)
+    share = Share(0, 1, config.batch.global_batch_size, config.batch.micro_batch_size)
+    order = DataOrder(len(split), corpus.manifest_sha256, config.data.seed)
+    batches = TrainLoader(split, order, share, causal=config.objective == "causal", samples_consumed=0)
+    for _ in batches:
+        turns.step_done()
