@@ -21,7 +21,7 @@ from foreword.errors import ForewordError, StoppedOnRequest
 from pipeline.attention import COMPUTE_DTYPES, select_backend
 from pipeline.checkpoint.find import step_directory
 from pipeline.checkpoint.fragments import optimizer_steps
-from pipeline.checkpoint.meta import CheckpointMeta, FileEntry, ParameterInfo, Progress, Topology
+from pipeline.checkpoint.meta import CheckpointMeta, FileEntry, ParameterInfo, Progress, Randomness, Topology
 from pipeline.checkpoint.restore import restore
 from pipeline.checkpoint.retention import apply_retention
 from pipeline.checkpoint.save import save_checkpoint
@@ -39,6 +39,7 @@ from pipeline.model import GPT2, build_model, load_full_state, padded_vocab_size
 from pipeline.model.flops import attended_pairs
 from pipeline.run_directory import held, identify, prepare_run_directory
 from pipeline.schedule import Schedule
+from pipeline.start import Start
 from pipeline.stop import StopRequest
 from pipeline.telemetry.recorder import Telemetry
 from pipeline.telemetry.throughput import Throughput
@@ -48,8 +49,8 @@ from pipeline.weights.pretrained import initial_weights
 Result = TypeVar("Result")
 
 
-def train(config: TrainConfig) -> None:
-    """Train until `schedule.total_steps`, from the newest complete checkpoint of the run directory if there is one.
+def train(config: TrainConfig, start: Start = Start()) -> None:  # noqa: B008 - frozen
+    """Train until `schedule.total_steps`, from the newest complete checkpoint or from where `start` says.
 
     Raises:
         StoppedOnRequest: a signal came; a checkpoint was saved at a step boundary.
@@ -68,7 +69,7 @@ def train(config: TrainConfig) -> None:
         )
         share = all_ranks(lambda: Share.of(parallel, schedule))
         all_ranks(lambda: stack.enter_context(held(config.run_dir)) if parallel.is_main else None)
-        checkpoint = main_rank(lambda: prepare_run_directory(config, corpus))
+        checkpoint = prepare_run_directory(config, corpus, start)
 
         model = all_ranks(lambda: _initial_model(config, corpus, parallel)).to(parallel.device)
         engine = Engine(model, config, parallel, share.max_accumulation_steps)
@@ -261,6 +262,7 @@ class _Run:
             validation_loss=self.validation_loss,
             topology=_topology(self.config, self.parallel),
             corpus=identify(self.corpus),
+            randomness=Randomness(seed=self.config.seed, data_seed=self.config.data.seed),
             config=self.config.model_dump(mode="json"),
             versions=library_versions(),
             wandb_run_id=self.telemetry.wandb_run_id if self.telemetry else None,

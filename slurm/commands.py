@@ -5,6 +5,9 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands.start_options import start_options
+from pipeline.start import Start
+
 
 @click.group()
 def submit() -> None:
@@ -20,17 +23,19 @@ def submit() -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--cluster", required=True, type=click.Path(path_type=Path), help="A file like configs/cluster/*.yaml.")
 @click.option("--dry-run", is_flag=True, help="Print the script and the plan; change nothing.")
-def train(config: Path, overrides: tuple[str, ...], cluster: Path, dry_run: bool) -> None:
+@start_options
+def train(config: Path, overrides: tuple[str, ...], cluster: Path, dry_run: bool, start: Start) -> None:
     """Submit `foreword train CONFIG` to Slurm, one process per GPU, resuming by itself.
 
     KEY=VALUE overrides the training configuration, cluster.KEY=VALUE the cluster's (for example cluster.nodes=4). The
-    script goes to standard output with --dry-run, the job's number without.
+    script goes to standard output with --dry-run, the job's number without. --from, --fresh and --no-resume are for the
+    job's first start; when it comes back from the queue, it resumes.
     """
     from foreword.console import say
     from slurm.submit import prepare_training
     from slurm.submit import submit as hand_over
 
-    submission = prepare_training(config, cluster, overrides, Path.cwd())
+    submission = prepare_training(config, cluster, overrides, Path.cwd(), start)
     say(submission.plan.describe())
     if dry_run:
         click.echo(submission.script, nl=False)

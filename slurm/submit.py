@@ -18,6 +18,7 @@ from foreword.config import dump_config, load_config
 from foreword.errors import ConfigError, MachineError
 from foreword.files import atomic_write
 from pipeline.config import TrainConfig
+from pipeline.start import Start
 from slurm.config import ClusterConfig
 from slurm.plan import TrainPlan, plan_training
 from slurm.script import render_training
@@ -37,7 +38,11 @@ class Submission:
 
 
 def prepare_training(
-    config_path: Path, cluster_path: Path, overrides: Sequence[str], working_directory: Path
+    config_path: Path,
+    cluster_path: Path,
+    overrides: Sequence[str],
+    working_directory: Path,
+    start: Start = Start(),  # noqa: B008 - frozen
 ) -> Submission:
     """Load, check and render; nothing is written.
 
@@ -46,6 +51,7 @@ def prepare_training(
         cluster_path: a cluster configuration.
         overrides: `key=value` for the training configuration, `cluster.key=value` for the cluster's.
         working_directory: where the job will start; relative paths are read from there.
+        start: what the job's first start does with the checkpoints that are there.
 
     Raises:
         ConfigError: a configuration that is not valid, or that does not fit the cluster.
@@ -58,7 +64,7 @@ def prepare_training(
     plan = plan_training(train, cluster)
 
     resolved = dump_config(train)
-    digest = hashlib.sha256(resolved.encode()).hexdigest()[:12]
+    digest = hashlib.sha256("".join([resolved, *start.arguments()]).encode()).hexdigest()[:12]
     directory = plan.run_dir / "slurm"
     resolved_path = directory / f"train-{digest}.yaml"
     launcher = cluster.command or [sys.executable, "-m", "foreword"]
@@ -66,7 +72,7 @@ def prepare_training(
         script = render_training(
             plan,
             cluster,
-            command=[*launcher, "train", str(resolved_path)],
+            command=[*launcher, "train", *start.arguments(), str(resolved_path)],
             name=f"foreword-{plan.run_dir.name}",
             working_directory=working_directory,
         )

@@ -69,7 +69,11 @@ def find_checkpoint(path: Path) -> Path:
 def first_problem(checkpoint: Path) -> str | None:
     """Why a checkpoint is not complete, as far as file sizes tell, or None."""
     try:
-        problems = damage(checkpoint, read_meta(checkpoint))
+        meta = read_meta(checkpoint)
     except CheckpointError as error:
         return str(error).splitlines()[0]
+    name = _STEP.fullmatch(checkpoint.name)
+    if name and int(name[1]) != meta.progress.step:
+        return f"{checkpoint}: this is the checkpoint of step {meta.progress.step} under another name"
+    problems = damage(checkpoint, meta)
     return problems[0] if problems else None

@@ -1,19 +1,26 @@
-"""foreword.json: what a checkpoint is, and the proof that it is whole."""
+"""foreword.json: what a checkpoint is, and the proof that it is whole.
 
+Its first line holds the SHA-256 of every byte behind that line, so that a flipped bit in the file itself is found too.
+"""
+
+import hashlib
+import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from foreword.config import Section
 from foreword.errors import CheckpointError
-from foreword.files import damaged_files
+from foreword.files import atomic_write, damaged_files
 
 META_NAME = "foreword.json"
 # what is stored of each parameter: its fp32 value and Adam's two moments
 MASTER = "fp32"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = (MASTER, *MOMENTS)
+_FIRST_LINE = re.compile(rb'\{"sha256": "([0-9a-f]{64})",\n')
 
 
 class Topology(Section):
@@ -82,6 +89,18 @@ class Progress(Section):
         )
 
 
+class Randomness(Section):
+    """Where the run's random numbers come from.
+
+    Training draws none from a generator that has a state: the initial weights are keyed by (seed, name), the order of
+    the rows by (data_seed, position), and there is no dropout. These keys are all that a resume needs.
+    """
+
+    seed: int
+    data_seed: int
+    stateful_generators: Literal["none"] = "none"
+
+
 class CheckpointMeta(Section):
     """The contents of foreword.json.
 
@@ -90,17 +109,21 @@ class CheckpointMeta(Section):
         optimizer_steps: updates that Adam has made.
         loss: training loss of the last step, nats per scored token.
         validation_loss: as the objective reads prefixes; None when this step was not evaluated.
+        config: the resolved configuration of the run.
         wandb_run_id: a resumed run continues it.
+        saved_at: UTC, ISO 8601.
     """
 
     format: Literal["foreword-checkpoint"] = "foreword-checkpoint"
     version: Literal[1] = 1
+    saved_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     progress: Progress
     optimizer_steps: int
     loss: float | None
     validation_loss: float | None = None
     topology: Topology
     corpus: CorpusIdentity
+    randomness: Randomness
     config: dict
     versions: dict[str, str]
     wandb_run_id: str | None
@@ -108,15 +131,36 @@ class CheckpointMeta(Section):
     files: dict[str, FileEntry]
 
 
+def write_meta(checkpoint: Path, meta: CheckpointMeta) -> None:
+    """Write foreword.json, which makes the directory a checkpoint.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    behind = meta.model_dump_json(indent=1).removeprefix("{\n") + "\n"
+    digest = hashlib.sha256(behind.encode()).hexdigest()
+    with atomic_write(checkpoint / META_NAME, "w") as file:
+        file.write(f'{{"sha256": "{digest}",\n{behind}')
+
+
 def read_meta(checkpoint: Path) -> CheckpointMeta:
     """Read a checkpoint's foreword.json.
 
     Raises:
-        CheckpointError: it is missing (the save did not finish), not JSON, or of another format version.
+        CheckpointError: it is missing (the save did not finish), not what was written, or of another format version.
     """
     path = checkpoint / META_NAME
     try:
-        return CheckpointMeta.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        first_line = _FIRST_LINE.match(content)
+        behind = content[first_line.end() :] if first_line else content
+        if first_line is None or hashlib.sha256(behind).hexdigest().encode() != first_line[1]:
+            raise CheckpointError(
+                "its bytes are not those that were written: its own SHA-256 is another",
+                where=path,
+                remedy="use another checkpoint",
+            )
+        return CheckpointMeta.model_validate_json(b"{" + behind)
     except FileNotFoundError:
         raise CheckpointError(
             f"no {META_NAME}: this is not a complete checkpoint", where=checkpoint, remedy="use another checkpoint"

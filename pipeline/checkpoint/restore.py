@@ -1,5 +1,6 @@
 """A checkpoint -> a live engine, whatever topology wrote it and whatever topology reads it."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +51,20 @@ def refuse_other_run(checkpoint: Path, meta: CheckpointMeta, config: TrainConfig
 
 def changed_settings(meta: CheckpointMeta, config: TrainConfig) -> list[str]:
     """What a run may change when it continues, and whoever compares its curves should know: a line for each change."""
-    before, now = _settings(meta.config), _settings(config.model_dump(mode="json"))
+    before, now = dict(_settings(meta.config)), dict(_settings(config.model_dump(mode="json")))
     known = sorted(before.keys() & now.keys())
     return [f"{key}: {before[key]} in the checkpoint, {now[key]} now" for key in known if before[key] != now[key]]
 
 
-def _settings(config: dict) -> dict[str, Any]:
-    """Dotted key -> value of what decides a step, but for the corpus's path: its identity is its hash."""
-    settings = {key: config[key] for key in ("objective", "precision")}
-    for section in ("data", "batch", "optimizer", "schedule"):
-        settings |= {f"{section}.{key}": value for key, value in config[section].items()}
-    del settings["data.corpus"]
-    return settings
+def _settings(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything but where things lie, and but for the model, which may not change."""
+    for key, value in config.items():
+        if above + key in ("run_dir", "data.corpus", "model"):
+            continue
+        if isinstance(value, dict):
+            yield from _settings(value, f"{above}{key}.")
+        else:
+            yield above + key, value
 
 
 def _read_into(checkpoint: Path, engine: Engine) -> CheckpointMeta:

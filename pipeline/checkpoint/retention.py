@@ -6,6 +6,7 @@ complete checkpoint always stays, and what is not complete is left alone: it doe
 
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from foreword.console import warn
@@ -51,7 +52,8 @@ def remove_checkpoint(path: Path) -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    (path / META_NAME).unlink(missing_ok=True)
+    with suppress(FileNotFoundError, IsADirectoryError):  # it had no marker
+        (path / META_NAME).unlink()
     fsync_directory(path)
     doomed = path.replace(path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}"))
     shutil.rmtree(doomed)

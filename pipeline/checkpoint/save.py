@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 from foreword.errors import CheckpointError, ForewordError
-from foreword.files import TEMPORARY_PREFIX, atomic_write, fsync_directory, sha256_of
+from foreword.files import TEMPORARY_PREFIX, fsync_directory, sha256_of
 from pipeline.checkpoint.find import CHECKPOINTS, step_directory
 from pipeline.checkpoint.fragments import Fragment, fragments_of
-from pipeline.checkpoint.meta import KINDS, META_NAME, CheckpointMeta, FileEntry, FragmentRange
+from pipeline.checkpoint.meta import KINDS, CheckpointMeta, FileEntry, FragmentRange, write_meta
+from pipeline.checkpoint.retention import remove_checkpoint
 from pipeline.distributed.agreement import gather, main_rank
 from pipeline.engine import Engine
 
@@ -115,11 +116,9 @@ def _on_host(view: torch.Tensor) -> torch.Tensor:
 def _publish(run_dir: Path, temporary: Path, meta: CheckpointMeta) -> Path:
     final = step_directory(run_dir, meta.progress.step)
     try:
-        with atomic_write(temporary / META_NAME, "w") as file:
-            file.write(meta.model_dump_json(indent=1))
+        write_meta(temporary, meta)
         if final.exists():  # a broken checkpoint of the same step, or one that this run has passed again
-            (final / META_NAME).unlink(missing_ok=True)
-            shutil.rmtree(final)
+            remove_checkpoint(final)
         temporary.replace(final)
         fsync_directory(final.parent)
     except OSError as error:

@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ import yaml
 from tiny_corpus import make_corpus
 from training import STEPS, curve, records, train_all, train_config
 
-from foreword.cli import main
 from pipeline.checkpoint.find import complete_checkpoints
 from pipeline.stop import StopRequest
 
@@ -86,26 +83,6 @@ def test_a_process_that_is_killed_is_named_and_a_run_directory_has_one_trainer(t
     _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + signal.SIGKILL
     assert errors.splitlines()[-1] == "warning: rank 1 was ended by SIGKILL (out of memory?)"
-
-
-@dataclass
-class Outcome:
-    code: int
-    errors: str
-
-
-@pytest.fixture
-def run_alone(monkeypatch, capfd) -> Callable[..., Outcome]:
-    """Runs the command inside this process, which has imported everything already."""
-
-    def run(config: Path, *overrides: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["foreword", "train", str(config), *overrides])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Outcome(ended.value.code or 0, capfd.readouterr().err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

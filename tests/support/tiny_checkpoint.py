@@ -9,14 +9,15 @@ from foreword.files import sha256_of
 from pipeline.checkpoint.find import step_directory
 from pipeline.checkpoint.meta import (
     KINDS,
-    META_NAME,
     CheckpointMeta,
     CorpusIdentity,
     FileEntry,
     FragmentRange,
     ParameterInfo,
     Progress,
+    Randomness,
     Topology,
+    write_meta,
 )
 from pipeline.config import TrainConfig
 
@@ -72,13 +73,14 @@ def make_checkpoint(
         corpus=CorpusIdentity(
             path="corpus", manifest_sha256="m", tokenizer_sha256="t", vocab_size=97, sequence_length=32
         ),
+        randomness=Randomness(seed=config.seed, data_seed=config.data.seed),
         config=config.model_dump(mode="json"),
         versions={},
         wandb_run_id=None,
         parameters={name: ParameterInfo(shape=shape, partition_dim=dim) for name, (shape, dim) in PARAMETERS.items()},
         files=files,
     )
-    (directory / META_NAME).write_text(meta.model_dump_json(indent=1))
+    write_meta(directory, meta)
     return directory
 
 

@@ -1,6 +1,5 @@
 """A checkpoint is whole or it is not used; what is wrong with it is named."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ from training import HALF, STEPS, curve, fork_run, train_all, train_config
 from foreword.errors import CheckpointError
 from pipeline.checkpoint.find import complete_checkpoints, find_checkpoint, newest_complete
 from pipeline.checkpoint.inspect import describe_checkpoint, verify_checkpoint
-from pipeline.checkpoint.meta import read_meta
+from pipeline.checkpoint.meta import read_meta, write_meta
 from pipeline.checkpoint.read import load_full_weights
 from pipeline.checkpoint.save import remove_leftovers
 
@@ -84,10 +83,10 @@ def test_training_continues_from_the_older_checkpoint_to_the_same_end(finished, 
 
 
 def test_a_marker_of_another_version_is_refused(run):
-    marker = run / "checkpoints" / NEWEST / "foreword.json"
-    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"version": 2}))
+    checkpoint = run / "checkpoints" / NEWEST
+    write_meta(checkpoint, read_meta(checkpoint).model_copy(update={"version": 2}))
     with pytest.raises(CheckpointError, match="version"):
-        read_meta(marker.parent)
+        read_meta(checkpoint)
 
 
 def test_what_a_killed_save_leaves_is_removed_and_nothing_else(run):
