@@ -152,12 +152,17 @@ class ScheduleConfig(Section):
 class CheckpointConfig(Section):
     """When to save, and which checkpoints stay: the last `keep_last`, every `keep_every_steps`-th, and with `keep_best`
     the one with the lowest validation loss among those saved right after an evaluation.
+
+    `asynchronous`: training goes on while a checkpoint is written. `takeover_after_s`: how long the heartbeat of the
+    process that holds the run must have been missing before another start takes the run over.
     """
 
     every_steps: PositiveInt = 1000
     keep_last: PositiveInt = 3
     keep_every_steps: PositiveInt | None = None
     keep_best: bool = True
+    asynchronous: bool = True
+    takeover_after_s: PositiveFloat = Field(default=60.0, le=300.0)  # the other ranks wait for it, with a time limit
 
 
 class EvaluationConfig(Section):

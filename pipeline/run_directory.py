@@ -1,6 +1,6 @@
 """A run's directory: the resolved configuration, the tokenizer, and the checkpoint to continue from.
 
-run/.lock             held while a process trains here
+run/.lease/           who trains here, see `lease`
 run/config.yaml       the resolved configuration of the latest start
 run/tokenizer/        the corpus's tokenizer, so that the run can be evaluated and can generate without the corpus
 run/metrics.jsonl     see `telemetry`
@@ -11,39 +11,21 @@ run/start.json        which start asked for that, see `start`
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from data_prep.shards import Corpus
 from foreword.config import dump_config
 from foreword.console import say, warn
 from foreword.errors import ConfigError
-from foreword.files import atomic_write, locked
+from foreword.files import atomic_write
 from pipeline.checkpoint.choose import choose_checkpoint
 from pipeline.checkpoint.meta import CorpusIdentity, read_meta
 from pipeline.checkpoint.restore import changed_settings, refuse_other_run
-from pipeline.checkpoint.save import remove_leftovers
+from pipeline.checkpoint.workspace import remove_leftovers
 from pipeline.config import TrainConfig
 from pipeline.distributed.agreement import main_rank
 from pipeline.set_aside import set_aside_later, set_aside_run
 from pipeline.start import Start
-
-
-@contextmanager
-def held(run_dir: Path) -> Iterator[None]:
-    """Create the directory where it is missing, and let no second run train in it; for one rank.
-
-    Raises:
-        ConfigError: another run is training in it, or it cannot be written.
-    """
-    with ExitStack() as stack:
-        try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(run_dir / ".lock", refusal="another process is training in this directory"))
-        except OSError as error:
-            raise ConfigError(f"cannot be written: {error.strerror}", where=run_dir) from None
-        yield
 
 
 def identify(corpus: Corpus) -> CorpusIdentity:
@@ -58,13 +40,20 @@ def identify(corpus: Corpus) -> CorpusIdentity:
     )
 
 
-def prepare_run_directory(config: TrainConfig, corpus: Corpus, start: Start) -> Path | None:
+def prepare_run_directory(config: TrainConfig, corpus: Corpus, start: Start, number: int) -> Path | None:
     """Find the checkpoint to continue from (None: a new run), then lay out the directory. Every rank must call this.
+
+    Args:
+        config: the resolved configuration.
+        corpus: the data.
+        start: what was asked for.
+        number: the fencing number of this start. What earlier ones have not published by now, they never will.
 
     Raises:
         CheckpointError: the run was started with other data or another model, or none of its checkpoints is whole.
         ConfigError: the directory cannot be written, or there is a checkpoint and `start` refuses to resume.
     """
+    main_rank(lambda: _remove_leftovers(config.run_dir, number))
     start = main_rank(lambda: start.as_first_or_again(config.run_dir, os.environ))
     checkpoint = None if start.fresh else choose_checkpoint(config.run_dir, start)
     main_rank(lambda: _lay_out(config, corpus, start, checkpoint))
@@ -78,8 +67,6 @@ def _lay_out(config: TrainConfig, corpus: Corpus, start: Start, checkpoint: Path
         for change in changed_settings(meta, config):
             warn(f"changed since the checkpoint: {change}")
     try:
-        for path in remove_leftovers(config.run_dir):
-            say(f"removed what an interrupted save left behind: {path}")
         aside = None
         if start.fresh:
             aside = set_aside_run(config.run_dir)
@@ -93,3 +80,11 @@ def _lay_out(config: TrainConfig, corpus: Corpus, start: Start, checkpoint: Path
         start.record(config.run_dir, os.environ)
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", where=config.run_dir) from None
+
+
+def _remove_leftovers(run_dir: Path, number: int) -> None:
+    try:
+        for path in remove_leftovers(run_dir, number):
+            say(f"removed what an interrupted save left behind: {path}")
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", where=run_dir) from None

@@ -7,8 +7,8 @@ numbers that were summed over all ranks, so that no rank waits for another that 
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,14 +17,14 @@ import torch
 import torch.distributed as dist
 
 from data_prep.shards import Corpus
-from foreword.errors import ForewordError, StoppedOnRequest
+from foreword.errors import CheckpointError, ForewordError, StoppedOnRequest
 from pipeline.attention import COMPUTE_DTYPES, select_backend
 from pipeline.checkpoint.find import step_directory
 from pipeline.checkpoint.fragments import optimizer_steps
-from pipeline.checkpoint.meta import CheckpointMeta, FileEntry, ParameterInfo, Progress, Randomness, Topology
+from pipeline.checkpoint.meta import CheckpointMeta, ParameterInfo, Progress, Randomness, Topology
 from pipeline.checkpoint.restore import restore
-from pipeline.checkpoint.retention import apply_retention
-from pipeline.checkpoint.save import save_checkpoint
+from pipeline.checkpoint.save import Saver
+from pipeline.checkpoint.workspace import Workspace
 from pipeline.config import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.data.corpus import open_corpus
@@ -35,9 +35,10 @@ from pipeline.distributed.agreement import all_ranks, main_rank
 from pipeline.distributed.parallel import Parallel, initialize
 from pipeline.engine import Engine
 from pipeline.evaluate import evaluate, evaluation_batches
+from pipeline.lease import Lease, acquire
 from pipeline.model import GPT2, build_model, load_full_state, padded_vocab_size
 from pipeline.model.flops import attended_pairs
-from pipeline.run_directory import held, identify, prepare_run_directory
+from pipeline.run_directory import identify, prepare_run_directory
 from pipeline.schedule import Schedule
 from pipeline.start import Start
 from pipeline.stop import StopRequest
@@ -68,8 +69,10 @@ def train(config: TrainConfig, start: Start = Start()) -> None:  # noqa: B008 - 
             lambda: Schedule(config.schedule, config.optimizer.lr, config.batch, corpus.manifest.sequence_length)
         )
         share = all_ranks(lambda: Share.of(parallel, schedule))
-        all_ranks(lambda: stack.enter_context(held(config.run_dir)) if parallel.is_main else None)
-        checkpoint = prepare_run_directory(config, corpus, start)
+        silence_s = config.checkpoint.takeover_after_s
+        lease = all_ranks(lambda: stack.enter_context(acquire(config.run_dir, silence_s)) if parallel.is_main else None)
+        number = main_rank(lambda: lease.number if lease else 0)
+        checkpoint = prepare_run_directory(config, corpus, start, number)
 
         model = all_ranks(lambda: _initial_model(config, corpus, parallel)).to(parallel.device)
         engine = Engine(model, config, parallel, share.max_accumulation_steps)
@@ -91,15 +94,19 @@ def train(config: TrainConfig, start: Start = Start()) -> None:  # noqa: B008 - 
         stack.callback(loader.close)
 
         def start_telemetry() -> Telemetry | None:
-            if not parallel.is_main:
+            if lease is None:
                 return None
             total_steps = schedule.total_steps(*progress.position)
-            telemetry = stack.enter_context(Telemetry(config, wandb_run_id, progress.step, total_steps))
+            telemetry = stack.enter_context(Telemetry(config, wandb_run_id, progress.step, total_steps, lease.path))
             telemetry.start(progress.step, _topology(config, parallel).model_dump(), checkpoint)
             return telemetry
 
-        run = _Run(config, schedule, parallel, corpus, engine, all_ranks(start_telemetry), progress, checkpoint)
-        run.steps(loader, stop)
+        telemetry = all_ranks(start_telemetry)
+        workspace = Workspace(config.run_dir, number)
+        main_rank(workspace.open)
+        saver = all_ranks(lambda: stack.enter_context(Saver(engine, workspace, config.checkpoint, lease)))
+        run = _Run(config, schedule, parallel, corpus, engine, saver, lease, telemetry, progress, checkpoint)
+        run.run(loader, stop)
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,8 @@ class _StepCounts:
     attended_pairs: int
     problem: bool
     stop: bool
+    save_done: bool
+    save_failed: bool
 
 
 class _Run:
@@ -123,30 +132,44 @@ class _Run:
         parallel: Parallel,
         corpus: Corpus,
         engine: Engine,
+        saver: Saver,
+        lease: Lease | None,
         telemetry: Telemetry | None,
         progress: Progress,
         checkpoint: Path | None,
     ) -> None:
         self.config, self.schedule, self.parallel = config, schedule, parallel
-        self.corpus, self.engine = corpus, engine
-        self.telemetry = telemetry  # on rank 0
+        self.corpus, self.engine, self.saver = corpus, engine, saver
+        self.lease, self.telemetry = lease, telemetry  # on rank 0
         self.progress = progress
         self.checkpoint = checkpoint  # the newest one
         self.loss: float | None = None  # of the last step
         self.validation_loss: float | None = None  # of the last step, when it was evaluated
         self.problem: ForewordError | None = None  # met by this rank alone
+        self.save_error: CheckpointError | None = None  # of the last save
         self.throughput = Throughput(
             config.model, padded_vocab_size(engine.model.vocab_size), parallel.world_size, parallel.device
         )
 
-    def steps(self, loader: TrainLoader, stop: StopRequest) -> None:
-        """Step until the schedule's end, or until a signal."""
+    def run(self, loader: TrainLoader, stop: StopRequest) -> None:
+        """Step until the schedule's end, or until a signal; whatever ends the run, a save in flight is awaited."""
+        try:
+            self._steps(loader, stop)
+        except ForewordError as error:
+            if error.on_all_ranks:
+                with suppress(ForewordError):  # of the two errors, the one that came first is raised
+                    self._await_save()
+            raise
+
+    def _steps(self, loader: TrainLoader, stop: StopRequest) -> None:
         config, schedule = self.config, self.schedule
         self.throughput.restart()
         while not schedule.is_over(*self.progress.position):
             micro_batches = self._alone(lambda: next(loader)) or []
             micro_batches = [batch.to(self.parallel.device) for batch in micro_batches]
             counts = self._agree(micro_batches, stop)
+            if counts.save_done or counts.save_failed:
+                self._advance_save(give_up=counts.save_failed)
             if counts.problem:
                 all_ranks(self._raise_problem)
             if counts.stop:
@@ -173,9 +196,11 @@ class _Run:
                 self._evaluate()
             if self._is_due(config.checkpoint.every_steps):
                 self._save()
-        all_ranks(self._raise_problem)
+        self._await_save()
+        self._raise_save_error()
         if self.telemetry:
-            self.telemetry.finish(self.progress, self.loss)
+            self._tell(partial(self.telemetry.finish, self.progress, self.loss))
+        all_ranks(self._raise_problem)
 
     def _is_due(self, every_steps: int | None) -> bool:
         """Whether something that happens every so many steps, and at the end of the run, happens now."""
@@ -185,18 +210,30 @@ class _Run:
 
     def _agree(self, micro_batches: list[Batch], stop: StopRequest) -> _StepCounts:
         """Sum this step's counts over all ranks, in one small all-reduce."""
+        if self.lease:
+            self._alone(self.lease.check)
         own = [
             sum(batch.tokens_BS.numel() for batch in micro_batches),
             sum(batch.num_targets for batch in micro_batches),
             sum(attended_pairs(batch) for batch in micro_batches),
             int(self.problem is not None),
             int(stop.heard),
+            self.saver.done,
+            self.saver.failed,
         ]
         total = torch.tensor(own, dtype=torch.int64, device=self.parallel.device)
         dist.all_reduce(total)
-        tokens, targets, pairs, problems, stops = total.tolist()
+        tokens, targets, pairs, problems, stops, done, failed = total.tolist()
         replicas = self.parallel.tensor_parallel_size  # the ranks of a tensor-parallel group count the same rows
-        return _StepCounts(tokens // replicas, targets // replicas, pairs // replicas, problems > 0, stops > 0)
+        return _StepCounts(
+            tokens // replicas,
+            targets // replicas,
+            pairs // replicas,
+            problem=problems > 0,
+            stop=stops > 0,
+            save_done=done == self.parallel.world_size,
+            save_failed=failed > 0,
+        )
 
     def _alone(self, work: Callable[[], Result]) -> Result | None:
         """Do what this rank does by itself; when it cannot, all ranks hear of it where they meet next."""
@@ -205,6 +242,13 @@ class _Run:
         except ForewordError as error:
             self.problem = error
             return None
+
+    def _tell(self, record: Callable[[], None]) -> None:
+        """Write a record, on rank 0 and while the run is still this process's."""
+        assert self.lease is not None
+        self._alone(self.lease.verify)
+        if self.problem is None:
+            self._alone(record)
 
     def _raise_problem(self) -> None:
         if self.problem is not None:
@@ -222,7 +266,7 @@ class _Run:
             own = {"loss": self.loss, "lr": lr, "grad_norm": grad_norm, "targets": targets}
             memory = {"memory_bytes": self.throughput.memory_bytes()}
             record = {**self.progress.model_dump(), **own, **rates, **memory}
-            self._alone(partial(self.telemetry.step, record))
+            self._tell(partial(self.telemetry.step, record))
 
     def _evaluate(self) -> None:
         batches = evaluation_batches(self.corpus, self.config, self.parallel)
@@ -230,23 +274,49 @@ class _Run:
         readings = result.total
         self.validation_loss = (readings.prefix if self.config.objective == "prefix" else readings.causal).loss
         if self.telemetry:
-            self._alone(partial(self.telemetry.validation, self.progress.step, result.summary()))
+            self._tell(partial(self.telemetry.validation, self.progress.step, result.summary()))
         self.throughput.restart()
 
     def _save(self) -> None:
+        """Begin to save. One save is in flight at most: one that takes longer than its interval is waited for."""
         started = time.perf_counter()
-        self.checkpoint = save_checkpoint(self.config.run_dir, self.engine, self._describe)
-        main_rank(lambda: apply_retention(self.config.run_dir, self.config.checkpoint))
-        if self.telemetry:
-            seconds = time.perf_counter() - started
-            self._alone(partial(self.telemetry.checkpoint, self.progress.step, self.checkpoint, seconds))
+        self._await_save()
+        self.saver.begin(self._describe(), waited_s=time.perf_counter() - started)
+        if not self.config.checkpoint.asynchronous:
+            self._await_save()
         self.throughput.restart()
+
+    def _await_save(self) -> None:
+        while self.saver.in_flight:
+            self._advance_save()
+
+    def _advance_save(self, give_up: bool = False) -> None:
+        """Let a save go on that all ranks are done with, or wait until they are. When it fails, the run does not."""
+        try:
+            saved = self.saver.advance(give_up=give_up)
+        except CheckpointError as error:
+            self.save_error = error
+            if self.telemetry:
+                self._tell(partial(self.telemetry.failed_save, self.progress.step, str(error)))
+            return
+        if saved:
+            self.checkpoint, self.save_error = saved.path, None
+            if self.telemetry:
+                self._tell(partial(self.telemetry.checkpoint, **asdict(saved)))
+
+    def _raise_save_error(self) -> None:
+        """A run does not end well without its last checkpoint."""
+        if self.save_error is not None:
+            raise self.save_error
 
     def _stop(self, stop: StopRequest) -> None:
         if self.telemetry:
-            self._alone(partial(self.telemetry.stop, self.progress.step, stop.name))
+            self._tell(partial(self.telemetry.stop, self.progress.step, stop.name))
+        self._await_save()
         if self.checkpoint != step_directory(self.config.run_dir, self.progress.step):  # else it is saved already
             self._save()
+            self._await_save()
+        self._raise_save_error()
         raise StoppedOnRequest(
             f"stopped on request after step {self.progress.step}",
             where=self.checkpoint,
@@ -254,7 +324,7 @@ class _Run:
             on_all_ranks=True,
         )
 
-    def _describe(self, files: dict[str, FileEntry]) -> CheckpointMeta:
+    def _describe(self) -> CheckpointMeta:
         return CheckpointMeta(
             progress=self.progress,
             optimizer_steps=optimizer_steps(self.engine),
@@ -270,7 +340,7 @@ class _Run:
                 name: ParameterInfo(shape=tuple(layout.full_shape), partition_dim=layout.partition_dim)
                 for name, layout in self.engine.layout.items()
             },
-            files=files,
+            files={},  # they are written later
         )
 
 

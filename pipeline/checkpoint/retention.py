@@ -1,25 +1,22 @@
 """Which checkpoints of a run stay: the last k, every n-th, and the best by validation loss; the rest is removed.
 
-A checkpoint is removed marker first, so that one which is being removed is never taken for a whole one. The newest
-complete checkpoint always stays, and what is not complete is left alone: it does not count, and a person may want it.
+The newest complete checkpoint always stays, and what is not complete is left alone: it does not count, and a person may
+want it. How a checkpoint is removed so that no half of one is ever seen: see `workspace`.
 """
 
-import shutil
-import uuid
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 from foreword.console import warn
-from foreword.files import TEMPORARY_PREFIX, fsync_directory
 from pipeline.checkpoint.find import complete_checkpoints
-from pipeline.checkpoint.meta import META_NAME, read_meta
+from pipeline.checkpoint.meta import read_meta
 from pipeline.config import CheckpointConfig
 
 
-def apply_retention(run_dir: Path, config: CheckpointConfig) -> list[Path]:
-    """Remove the checkpoints that `config` does not keep; returns those that were removed, oldest first.
+def apply_retention(run_dir: Path, config: CheckpointConfig, remove: Callable[[Path], None]) -> list[Path]:
+    """Let `remove` remove the checkpoints that `config` does not keep; returns those that are gone, oldest first.
 
-    One that cannot be removed is named in a warning: training goes on.
+    One that cannot be removed (OSError) is named in a warning: training goes on.
     """
     complete = complete_checkpoints(run_dir)
     kept = steps_to_keep({step: read_meta(path).validation_loss for step, path in complete}, config)
@@ -28,7 +25,7 @@ def apply_retention(run_dir: Path, config: CheckpointConfig) -> list[Path]:
         if step in kept:
             continue
         try:
-            remove_checkpoint(path)
+            remove(path)
             removed.append(path)
         except OSError as error:
             warn(f"{path}: an old checkpoint that could not be removed: {error.strerror}")
@@ -44,16 +41,3 @@ def steps_to_keep(losses: dict[int, float | None], config: CheckpointConfig) -> 
     if config.keep_best and measured:
         kept.add(min(measured, key=lambda step: (measured[step], step)))
     return kept
-
-
-def remove_checkpoint(path: Path) -> None:
-    """Remove one checkpoint, marker first; what a kill leaves of it has the name of a temporary directory.
-
-    Raises:
-        OSError: it cannot be removed.
-    """
-    with suppress(FileNotFoundError, IsADirectoryError):  # it had no marker
-        (path / META_NAME).unlink()
-    fsync_directory(path)
-    doomed = path.replace(path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}"))
-    shutil.rmtree(doomed)

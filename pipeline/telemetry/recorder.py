@@ -1,6 +1,6 @@
 """One record per logged step: to metrics.jsonl (the truth), to the console, and to Weights & Biases.
 
-metrics.jsonl is only ever appended to, but for a last line that a killed process left unfinished. A run that goes back
+metrics.jsonl only ever grows, but for a last line that a killed process left unfinished. A run that goes back
 to a checkpoint writes its steps again: of two records with the same step, the later one counts. Records with an `event`
 mark starts, stops, checkpoints and evaluations.
 """
@@ -8,14 +8,17 @@ mark starts, stops, checkpoints and evaluations.
 import json
 import netrc
 import os
+import shutil
 import sys
 import time
+import uuid
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from foreword.console import Progress, progress, say
+from foreword.console import Progress, progress, say, warn
 from foreword.errors import ConfigError, MachineError
+from foreword.files import TEMPORARY_PREFIX, fsync_directory
 from pipeline.checkpoint.meta import Progress as TrainProgress
 from pipeline.config import TrainConfig, WandbConfig
 from pipeline.telemetry.metrics import METRICS_NAME
@@ -33,6 +36,8 @@ class Telemetry:
         wandb_run_id: the run to continue, or None for a new one.
         first_step: the step training starts from.
         total_steps: the step it ends with.
+        directory: where metrics.jsonl is made before it takes its name: a directory on the same file system that goes
+            away when another process takes the run over. None: the run's own, when there is no other process.
 
     Raises:
         ConfigError: WANDB_MODE is not a mode.
@@ -40,12 +45,19 @@ class Telemetry:
             for events raise the former too.
     """
 
-    def __init__(self, config: TrainConfig, wandb_run_id: str | None, first_step: int, total_steps: int) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        wandb_run_id: str | None,
+        first_step: int,
+        total_steps: int,
+        directory: Path | None = None,
+    ) -> None:
         self.config, self.total_steps = config, total_steps
         self._path = config.run_dir / METRICS_NAME
         self._bar: Progress | None = None
         with ExitStack() as stack:
-            self._file = stack.enter_context(self._open())
+            self._file = stack.enter_context(self._open(directory or config.run_dir))
             self._wandb = _start_wandb(config, wandb_run_id)
             if self._wandb is not None:
                 stack.callback(self._wandb.finish)
@@ -86,10 +98,16 @@ class Telemetry:
         say(f"step {step:>6}  validation: " + "  ".join(f"{key} {value:.4f}" for key, value in summary.items()))
         self._event("validation", step, **summary)
 
-    def checkpoint(self, step: int, path: Path, seconds: float) -> None:
-        """A checkpoint was saved, in `seconds` during which training stood still."""
-        say(f"step {step:>6}  saved {path} in {seconds:.1f} s")
-        self._event("checkpoint", step, path=str(path), seconds=round(seconds, 3))
+    def checkpoint(self, step: int, path: Path, size_bytes: int, stall_s: float, save_s: float) -> None:
+        """A checkpoint was saved in `save_s`; for `stall_s` of that training stood still."""
+        say(f"step {step:>6}  saved {path} in {save_s:.1f} s; training stood still for {stall_s:.2f} s")
+        times = {"stall_s": round(stall_s, 4), "save_s": round(save_s, 3)}
+        self._event("checkpoint", step, path=str(path), size_bytes=size_bytes, **times)
+
+    def failed_save(self, step: int, error: str) -> None:
+        """A checkpoint could not be saved; this was heard after `step`."""
+        warn(f"the checkpoint is not saved; training goes on, and the next save is made when it is due: {error}")
+        self._event("failed_save", step, error=error)
 
     def stop(self, step: int, reason: str) -> None:
         """The run is about to save and to stop before its end."""
@@ -109,16 +127,28 @@ class Telemetry:
         if self._wandb is not None and numbers:
             self._wandb.log({"step": step, **numbers})
 
-    def _open(self) -> IO[bytes]:
-        """Unbuffered, so that a record is written whole or raises here and not at the file's end."""
-        try:
-            file = self._path.open("a+b", buffering=0)
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES))
-            tail = file.read()
-            file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
-        except OSError as error:
-            raise self._unwritable(error) from None
+    def _open(self, directory: Path) -> IO[bytes]:
+        """A new file with the old one's whole records takes its name: a process that was cut off from the run, and has
+        the old one open, goes on writing to a file without a name.
+
+        Unbuffered, so that a record is written whole or raises here and not at the file's end.
+        """
+        new = directory / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{METRICS_NAME}"
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(new.open("xb", buffering=0))
+                stack.callback(new.unlink, missing_ok=True)
+                if self._path.exists():
+                    with self._path.open("rb") as former:
+                        shutil.copyfileobj(former, file)
+                    _cut_unfinished_line(new)
+                    file.seek(0, os.SEEK_END)
+                os.fsync(file.fileno())
+                new.replace(self._path)
+                fsync_directory(self._path.parent)
+            except OSError as error:
+                raise self._unwritable(error) from None
+            stack.pop_all()
         return file
 
     def _write(self, record: dict[str, Any]) -> None:
@@ -131,6 +161,15 @@ class Telemetry:
     def _unwritable(self, error: OSError) -> MachineError:
         remedy = "earlier checkpoints are untouched; once it can be, the same command continues"
         return MachineError(f"cannot be written: {error.strerror}", where=self._path, remedy=remedy)
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """Of a process that was killed; the ends of records are looked for no further back than a record is long."""
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL_BYTES))
+        tail = file.read()
+        file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
 
 
 def wandb_mode(config: WandbConfig) -> str:

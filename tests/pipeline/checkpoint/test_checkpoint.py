@@ -15,7 +15,7 @@ from pipeline.checkpoint.find import complete_checkpoints, find_checkpoint, newe
 from pipeline.checkpoint.inspect import describe_checkpoint, verify_checkpoint
 from pipeline.checkpoint.meta import read_meta, write_meta
 from pipeline.checkpoint.read import load_full_weights
-from pipeline.checkpoint.save import remove_leftovers
+from pipeline.checkpoint.workspace import remove_leftovers
 
 NEWEST, OLDER = f"step_{STEPS:08d}", f"step_{HALF:08d}"
 
@@ -93,7 +93,7 @@ def test_what_a_killed_save_leaves_is_removed_and_nothing_else(run):
     leftover = run / "checkpoints" / ".tmp-0123"
     leftover.mkdir()
     (leftover / "tp_00_dp_000.safetensors").write_bytes(b"half")
-    assert remove_leftovers(run) == [leftover]
+    assert remove_leftovers(run, number=1) == [leftover]
     assert [step for step, _ in complete_checkpoints(run)] == [HALF, STEPS]
 
 
@@ -110,14 +110,14 @@ def fail_to_write_on_rank_1(config) -> str:
     import pipeline.checkpoint.save as save
     from pipeline.train import train
 
-    real = save.save_file
+    real = save.write_and_hash
 
-    def disk_full(tensors, path):
+    def disk_full(*args):
         if os.environ["RANK"] == "1":
             raise OSError(28, "No space left on device")
-        real(tensors, path)
+        return real(*args)
 
-    save.save_file = disk_full
+    save.write_and_hash = disk_full
     with pytest.raises(CheckpointError) as caught:
         train(config)
     return str(caught.value)

@@ -10,8 +10,8 @@ from training import train_config
 
 from pipeline.checkpoint.find import CHECKPOINTS, complete_checkpoints
 from pipeline.checkpoint.inspect import verify_checkpoint
-from pipeline.checkpoint.retention import apply_retention, remove_checkpoint, steps_to_keep
-from pipeline.checkpoint.save import remove_leftovers
+from pipeline.checkpoint.retention import apply_retention, steps_to_keep
+from pipeline.checkpoint.workspace import Workspace, remove_leftovers
 from pipeline.config import CheckpointConfig
 
 
@@ -28,46 +28,51 @@ def run(tmp_path):
     return config.run_dir
 
 
-def test_the_last_every_nth_and_the_best_stay(run):
-    removed = apply_retention(run, CheckpointConfig(keep_last=2, keep_every_steps=4))
+@pytest.fixture
+def workspace(run) -> Workspace:
+    workspace = Workspace(run, 1)
+    workspace.open()
+    return workspace
+
+
+def test_the_last_every_nth_and_the_best_stay(run, workspace):
+    removed = apply_retention(run, CheckpointConfig(keep_last=2, keep_every_steps=4), workspace.discard)
     assert steps_of(run) == [2, 4, 6, 7]
     assert [path.name for path in removed] == ["step_00000001", "step_00000003", "step_00000005"]
     assert verify_checkpoint(run) == []
 
 
-def test_the_best_goes_where_it_is_not_asked_for(run):
-    apply_retention(run, CheckpointConfig(keep_last=1, keep_best=False))
+def test_the_best_goes_where_it_is_not_asked_for(run, workspace):
+    apply_retention(run, CheckpointConfig(keep_last=1, keep_best=False), workspace.discard)
     assert steps_of(run) == [7]
 
 
-def test_a_broken_checkpoint_does_not_count_and_is_left_alone(run):
+def test_a_broken_checkpoint_does_not_count_and_is_left_alone(run, workspace):
     newest = complete_checkpoints(run)[-1][1]
     os.truncate(next(newest.glob("*.safetensors")), 10)
-    apply_retention(run, CheckpointConfig(keep_last=1, keep_best=False))
+    apply_retention(run, CheckpointConfig(keep_last=1, keep_best=False), workspace.discard)
     assert steps_of(run) == [6]
     assert newest.is_dir()
 
 
-def test_a_removal_that_is_killed_leaves_no_checkpoint_but_a_leftover(run, monkeypatch):
-    def killed(path):
+def test_a_removal_that_is_killed_leaves_no_checkpoint_but_a_leftover(run, workspace, monkeypatch):
+    def killed(path, **_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.checkpoint.retention.shutil.rmtree", killed)
+    monkeypatch.setattr("pipeline.checkpoint.workspace.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        remove_checkpoint(complete_checkpoints(run)[0][1])
+        workspace.discard(complete_checkpoints(run)[0][1])
     monkeypatch.undo()
     assert steps_of(run) == [2, 3, 4, 5, 6, 7]
-    (leftover,) = remove_leftovers(run)
-    assert not leftover.exists()
+    assert remove_leftovers(run, number=2) == [workspace.path]
     assert len(list((run / CHECKPOINTS).iterdir())) == 6
 
 
-def test_a_checkpoint_that_cannot_be_removed_is_named_and_training_goes_on(run, monkeypatch, capsys):
+def test_a_checkpoint_that_cannot_be_removed_is_named_and_training_goes_on(run, capsys):
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pipeline.checkpoint.retention.remove_checkpoint", refuse)
-    assert apply_retention(run, CheckpointConfig(keep_last=6, keep_best=False)) == []
+    assert apply_retention(run, CheckpointConfig(keep_last=6, keep_best=False), refuse) == []
     assert "step_00000001: an old checkpoint that could not be removed: Permission denied" in capsys.readouterr().err
 
 
