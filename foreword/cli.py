@@ -6,11 +6,12 @@ so that `foreword --help` imports neither torch nor pyarrow. Users' mistakes end
 
 import importlib
 import sys
+import traceback
 
 import click
 
 from foreword import __version__
-from foreword.errors import ForewordError
+from foreword.errors import ForewordError, PeerError
 
 # name -> (module, attribute, short help); the order is the order in --help: the way of the data
 COMMANDS = {
@@ -60,5 +61,7 @@ def main() -> None:
     try:
         foreword()
     except ForewordError as error:
+        if isinstance(error, PeerError) and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
         print(f"foreword: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -4,6 +4,7 @@ Everything else that is raised is a bug and shows a traceback.
 """
 
 EXIT_DONE = 0
+EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_NOT_INTACT = 3
 EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: "run me again"
@@ -63,6 +64,12 @@ class StoppedOnRequest(ForewordError):  # noqa: N818 - nothing went wrong
     """Work that stopped on a signal with everything saved: the same command continues it."""
 
     exit_code = EXIT_STOPPED
+
+
+class PeerError(ForewordError):
+    """A bug that one process met, told to all; where it happened, the exception itself is its cause."""
+
+    exit_code = EXIT_BUG
 
 
 def _rebuild(kind: type[ForewordError], what: str, where: str | None, remedy: str | None) -> ForewordError:

@@ -43,6 +43,6 @@ def train(config: str, overrides: tuple[str, ...], processes: int | None, start:
     try:
         run(resolved, start)
     except ForewordError as error:
-        if error.on_all_ranks and not is_main:
-            sys.exit(error.exit_code)  # rank 0 says it for all
+        if error.on_all_ranks and not is_main and error.__cause__ is None:
+            sys.exit(error.exit_code)  # rank 0 says it for all; but a bug is shown where it happened
         raise

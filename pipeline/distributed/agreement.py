@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from foreword.errors import ForewordError
+from foreword.errors import ForewordError, PeerError
 
 Result = TypeVar("Result")
 
@@ -15,13 +15,15 @@ def all_ranks(work: Callable[[], Result]) -> Result:
 
     Raises:
         ForewordError: `work` raised on some rank. It is raised on all ranks, with that rank's message.
+        PeerError: `work` raised something else on some rank, which is a bug. It is raised on all ranks, so that they
+            part in the same way; on that rank the bug itself is its cause.
     """
     result, error = _attempt(work)
-    failures: list[Exception | None] = [None] * dist.get_world_size()
+    failures: list[ForewordError | None] = [None] * dist.get_world_size()
     dist.all_gather_object(failures, _portable(error))
     failed = {rank: failure for rank, failure in enumerate(failures) if failure is not None}
     if failed:
-        raise _merged(failed) from error
+        raise _merged(failed) from (None if isinstance(error, ForewordError) else error)
     return result  # type: ignore[return-value]
 
 
@@ -47,19 +49,22 @@ def _attempt(work: Callable[[], Result]) -> tuple[Result | None, Exception | Non
         return None, error
 
 
-def _portable(error: Exception | None) -> Exception | None:
+def _portable(error: Exception | None) -> ForewordError | None:
     """An exception of a library may not survive pickling; its text does."""
     if error is None:
         return None
     if isinstance(error, ForewordError):
         return type(error)(error.what, where=error.where, remedy=error.remedy)
-    return RuntimeError(f"{type(error).__name__}: {error}")
+    return PeerError(f"{type(error).__name__}: {error}", where=f"rank {dist.get_rank()}", remedy=_BUG_REMEDY)
 
 
-def _merged(failures: dict[int, Exception]) -> ForewordError:
-    first_rank, first = next(iter(failures.items()))
+def _merged(failures: dict[int, ForewordError]) -> ForewordError:
+    """One error for all: a bug, if there is one, because what the others met may have come of it."""
+    bugs = {rank: failure for rank, failure in failures.items() if isinstance(failure, PeerError)}
+    first_rank, first = next(iter((bugs or failures).items()))
     ranks = f"rank {first_rank}" if len(failures) == 1 else f"{len(failures)} ranks, first rank {first_rank}"
-    if not isinstance(first, ForewordError):
-        return ForewordError(f"{first} ({ranks})", on_all_ranks=True)
-    what = first.what if len(failures) == dist.get_world_size() else f"{first.what} ({ranks})"
+    what = first.what if bugs or len(failures) == dist.get_world_size() else f"{first.what} ({ranks})"
     return type(first)(what, where=first.where, remedy=first.remedy, on_all_ranks=True)
+
+
+_BUG_REMEDY = "this is a bug of Foreword or of a library; its traceback is in what that rank printed"

@@ -2,17 +2,20 @@
 
 Like torchrun for one machine, but signals and exit codes pass through: a stop signal reaches every process, all of them
 may take the time they need to save, and the common exit code is returned, so that 75 stays 75.
+
+The processes meet at a socket that the launcher has opened and rank 0 inherits, so nobody can take the port in between.
 """
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from types import FrameType
 
 from foreword.console import warn
-from pipeline.distributed.placement import free_port
+from pipeline.distributed.placement import LISTENING_FD
 from pipeline.stop import stop_signals
 
 POLL_INTERVAL_S = 0.1
@@ -25,7 +28,9 @@ def launch(arguments: list[str], processes: int) -> int:
     Returns:
         The exit code: of the first process that failed, or else the common one.
     """
-    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    meeting = socket.create_server(("127.0.0.1", 0), backlog=processes)
+    address, port = meeting.getsockname()
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
     if "OMP_NUM_THREADS" not in os.environ:
         shared["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
     command = [sys.executable, "-m", "foreword", *arguments]
@@ -40,10 +45,15 @@ def launch(arguments: list[str], processes: int) -> int:
     try:
         for rank in range(processes):
             environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            inherited = [meeting.fileno()] if rank == 0 else []
+            if rank == 0:
+                environment[LISTENING_FD] = str(meeting.fileno())
             # a session of its own: Ctrl-C on the terminal reaches the children once, through us
-            children.append(subprocess.Popen(command, env=environment, start_new_session=True))
+            children.append(subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=inherited))
+        meeting.close()  # rank 0 has it; without rank 0 the others shall be refused, not wait
         return _wait(children)
     finally:
+        meeting.close()
         for child in children:
             if child.poll() is None:
                 child.kill()

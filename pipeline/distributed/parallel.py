@@ -8,13 +8,14 @@ import os
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
 from foreword.errors import ConfigError, MachineError
-from pipeline.distributed.placement import find_placement
+from pipeline.distributed.placement import LISTENING_FD, Placement, find_placement
 
 TIMEOUT = timedelta(minutes=10)
 
@@ -102,7 +103,7 @@ def initialize(tensor_parallel_size: int = 1) -> Parallel:
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            init_method=f"tcp://{placement.address}:{placement.port}",
+            **_meeting(placement),
             rank=placement.rank,
             world_size=placement.world_size,
             timeout=TIMEOUT,
@@ -124,3 +125,24 @@ def initialize(tensor_parallel_size: int = 1) -> Parallel:
         device=device,
         mpu=ModelParallelUnit(),
     )
+
+
+def _meeting(placement: Placement) -> dict[str, Any]:
+    """Where the processes meet, as arguments of `init_process_group`."""
+    if placement.meets_alone:
+        return {"store": dist.HashStore()}  # in memory: no port that somebody else could take
+    if placement.listening_fd is None:
+        return {"init_method": f"tcp://{placement.address}:{placement.port}"}
+    os.environ.pop(LISTENING_FD, None)  # for this one meeting, and not for processes that this one starts
+    store = dist.TCPStore(
+        placement.address,
+        placement.port,
+        placement.world_size,
+        is_master=True,
+        timeout=TIMEOUT,
+        master_listen_fd=placement.listening_fd,
+    )
+    return {"store": dist.PrefixStore(_TORCHS_PREFIX, store)}
+
+
+_TORCHS_PREFIX = "default_pg"  # what torch puts before the keys of a store that it makes by itself

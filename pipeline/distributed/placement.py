@@ -11,16 +11,25 @@ from dataclasses import dataclass
 
 from foreword.errors import MachineError
 
+LISTENING_FD = "FOREWORD_LISTENING_FD"  # set for rank 0 by `foreword train --processes`
+
 
 @dataclass(frozen=True)
 class Placement:
-    """Which process of how many this is, and where they meet."""
+    """Which process of how many this is, and where they meet.
+
+    Attributes:
+        meets_alone: there is no launcher and nobody to meet; address and port mean nothing then.
+        listening_fd: on rank 0 of `foreword train --processes`, a socket that the launcher listens on at that port.
+    """
 
     rank: int
     world_size: int
     local_rank: int
     address: str
     port: int
+    meets_alone: bool = False
+    listening_fd: int | None = None
 
 
 def find_placement(environment: Mapping[str, str]) -> Placement:
@@ -34,7 +43,7 @@ def find_placement(environment: Mapping[str, str]) -> Placement:
     elif "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
         names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "MASTER_ADDR", "MASTER_PORT")
     else:
-        return Placement(rank=0, world_size=1, local_rank=0, address="127.0.0.1", port=free_port())
+        return Placement(rank=0, world_size=1, local_rank=0, address="", port=0, meets_alone=True)
     missing = [name for name in names if name not in environment]
     if missing:
         raise MachineError(
@@ -49,14 +58,8 @@ def find_placement(environment: Mapping[str, str]) -> Placement:
         local_rank=_number(environment, local_rank),
         address=environment[address],
         port=_number(environment, port),
+        listening_fd=_number(environment, LISTENING_FD) if LISTENING_FD in environment else None,
     )
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -19,7 +19,7 @@ def test_torchrun_and_slurm_say_the_same_and_torchrun_comes_first(environment):
 def test_alone_without_a_launcher(environment):
     """The shell of a batch script has a SLURM_PROCID too, but is no job step."""
     placement = find_placement(environment)
-    assert (placement.rank, placement.world_size) == (0, 1)
+    assert (placement.rank, placement.world_size, placement.meets_alone) == (0, 1, True)
 
 
 @pytest.mark.parametrize("complete", [TORCHRUN, SLURM])
