@@ -77,10 +77,25 @@ class BatchConfig(Section):
 
 
 class ParallelConfig(Section):
-    """How the model and its state are cut over the processes."""
+    """How the model and its state are cut over the processes.
+
+    `zero_stage` 1 cuts optimizer state and masters over the data-parallel ranks, 2 the gradients as well, 3 the weights
+    too. `offload_optimizer` keeps optimizer state and masters in the memory of the CPU, which then makes the update;
+    `offload_parameters` keeps the weights there between their uses.
+    """
 
     tensor_parallel_size: PositiveInt = 1
     zero_stage: Literal[0, 1, 2, 3] = 1
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+
+    @model_validator(mode="after")
+    def _offload_fits_the_stage(self) -> "ParallelConfig":
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
+        if self.offload_parameters and self.zero_stage != 3:
+            raise ValueError("offload_parameters needs zero_stage 3")
+        return self
 
 
 class OptimizerConfig(Section):
@@ -149,6 +164,30 @@ class ScheduleConfig(Section):
         return self
 
 
+class LossScalingConfig(Section):
+    """Dynamic loss scaling, for precision fp16 alone.
+
+    The scale starts at 2^`initial_scale_power`, doubles after `window` steps without an overflow, and is halved by one
+    once `hysteresis` - 1 of them have been borne.
+    """
+
+    initial_scale_power: NonNegativeInt = 16
+    window: PositiveInt = 1000
+    hysteresis: PositiveInt = 2
+
+
+class GuardConfig(Section):
+    """Steps whose update is skipped, on all ranks together: see `pipeline.engine.guard`.
+
+    A loss or gradient that is not finite is always skipped; with `spike_threshold` (in standard deviations) also one
+    that far above the last `spike_window` accepted steps. More than `max_skipped_in_a_row` end the run.
+    """
+
+    max_skipped_in_a_row: NonNegativeInt = 10
+    spike_threshold: PositiveFloat | None = None
+    spike_window: Annotated[int, Field(ge=8)] = 128
+
+
 class CheckpointConfig(Section):
     """When to save, and which checkpoints stay: the last `keep_last`, every `keep_every_steps`-th, and with `keep_best`
     the one with the lowest validation loss among those saved right after an evaluation.
@@ -195,11 +234,13 @@ class TrainConfig(Section):
     model: ModelConfig
     objective: Literal["causal", "prefix"] = "prefix"
     attention: Literal["auto", "sdpa", "varlen", "flex"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    loss_scaling: LossScalingConfig = LossScalingConfig()
     batch: BatchConfig
     parallel: ParallelConfig = ParallelConfig()
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
+    guard: GuardConfig = GuardConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
@@ -214,10 +255,10 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _low_precision_has_masters(self) -> "TrainConfig":
-        if self.precision != "fp32" and self.parallel.zero_stage == 0:
+    def _fp16_has_masters(self) -> "TrainConfig":
+        if self.precision == "fp16" and self.parallel.zero_stage == 0:
             raise ValueError(
-                f"precision {self.precision} needs parallel.zero_stage 1, 2 or 3, which keep fp32 master weights"
+                "precision fp16 needs parallel.zero_stage 1, 2 or 3: without them DeepSpeed sums gradients in fp16"
             )
         return self
 

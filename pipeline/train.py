@@ -4,7 +4,6 @@ Every decision that must be the same on all ranks (stop, save, evaluate, give up
 numbers that were summed over all ranks, so that no rank waits for another that went elsewhere.
 """
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -31,7 +30,7 @@ from pipeline.data.corpus import open_corpus
 from pipeline.data.loader import TrainLoader
 from pipeline.data.order import DataOrder
 from pipeline.data.share import Share
-from pipeline.distributed.agreement import all_ranks, main_rank
+from pipeline.distributed.agreement import all_ranks, gather, main_rank
 from pipeline.distributed.parallel import Parallel, initialize
 from pipeline.engine import Engine
 from pipeline.evaluate import evaluate, evaluation_batches
@@ -143,8 +142,9 @@ class _Run:
         self.lease, self.telemetry = lease, telemetry  # on rank 0
         self.progress = progress
         self.checkpoint = checkpoint  # the newest one
-        self.loss: float | None = None  # of the last step
+        self.loss: float | None = None  # of the last step whose update was made
         self.validation_loss: float | None = None  # of the last step, when it was evaluated
+        self.save_is_due = False  # a step that is skipped is not the one to save after: the next good one is
         self.problem: ForewordError | None = None  # met by this rank alone
         self.save_error: CheckpointError | None = None  # of the last save
         self.throughput = Throughput(
@@ -178,23 +178,22 @@ class _Run:
                 raise self._failure("no token of this step's global batch is scored", "check the prefix policy")
 
             lr = schedule.learning_rate(*self.progress.position)
-            loss_sum, grad_norm = self.engine.step(micro_batches, counts.targets, lr)
-            dist.all_reduce(loss_sum, group=self.parallel.data_parallel_group)
-            self.loss, self.validation_loss = loss_sum.item() / counts.targets, None
-            rows = schedule.batch_size(*self.progress.position)
-            self.progress = self.progress.after_step(rows, counts.tokens, counts.targets)
+            result = self.engine.step(micro_batches, counts.targets, lr)
+            rows, skipped = schedule.batch_size(*self.progress.position), result.skipped is not None
+            self.progress = self.progress.after_step(rows, counts.tokens, counts.targets, skipped=skipped)
             self.throughput.add(counts.tokens, counts.targets, counts.attended_pairs, loader.wait_s)
 
-            if self._is_due(config.logging.every_steps) or not math.isfinite(self.loss):
-                self._log(counts.targets, lr, grad_norm)
-            if not math.isfinite(self.loss):
-                raise self._failure(
-                    f"the loss is {self.loss}",
-                    "the last checkpoint is untouched; lower optimizer.lr, or look at the rows of this step",
-                )
+            self.validation_loss = None
+            if result.skipped is not None:
+                self._report_skipped(result.skipped, micro_batches)
+            else:
+                self.loss = result.loss
+                if self._is_due(config.logging.every_steps):
+                    self._log(counts.targets, lr, result.grad_norm)
             if self._is_due(config.evaluation.every_steps):
                 self._evaluate()
-            if self._is_due(config.checkpoint.every_steps):
+            self.save_is_due |= self._is_due(config.checkpoint.every_steps)
+            if self.save_is_due and not (skipped and not schedule.is_over(*self.progress.position)):
                 self._save()
         self._await_save()
         self._raise_save_error()
@@ -268,6 +267,19 @@ class _Run:
             record = {**self.progress.model_dump(), **own, **rates, **memory}
             self._tell(partial(self.telemetry.step, record))
 
+    def _report_skipped(self, reason: str, micro_batches: list[Batch]) -> None:
+        """Name the rows of a step whose update was not made; give up when there are too many such steps in a row."""
+        first_of_group = self.parallel.tensor_parallel_rank == 0  # the others have the same rows
+        own_rows = [int(row) for batch in micro_batches for row in batch.row_ids] if first_of_group else []
+        rows = [row for rank_rows in gather(lambda: own_rows) for row in rank_rows]
+        if self.telemetry:
+            self._tell(partial(self.telemetry.skipped, self.progress.step, reason, rows))
+        if self.engine.guard.is_out_of_patience:
+            raise self._failure(
+                f"{reason}; {self.engine.guard.skipped_in_a_row} steps in a row were skipped",
+                "the last checkpoint is untouched; lower optimizer.lr, or look at the rows of these steps",
+            )
+
     def _evaluate(self) -> None:
         batches = evaluation_batches(self.corpus, self.config, self.parallel)
         result = evaluate(self.engine.model, batches, self.corpus.token_bytes(), self.parallel.data_parallel_group)
@@ -280,6 +292,7 @@ class _Run:
     def _save(self) -> None:
         """Begin to save. One save is in flight at most: one that takes longer than its interval is waited for."""
         started = time.perf_counter()
+        self.save_is_due = False
         self._await_save()
         self.saver.begin(self._describe(), waited_s=time.perf_counter() - started)
         if not self.config.checkpoint.asynchronous:
@@ -328,6 +341,7 @@ class _Run:
         return CheckpointMeta(
             progress=self.progress,
             optimizer_steps=optimizer_steps(self.engine),
+            engine=self.engine.state,
             loss=self.loss,
             validation_loss=self.validation_loss,
             topology=_topology(self.config, self.parallel),

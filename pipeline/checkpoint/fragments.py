@@ -3,7 +3,8 @@
 Each ZeRO stage keeps the fp32 master weights and Adam's moments in flat buffers of its own making. This file is the one
 place that knows where: everything else sees fragments. What it relies on in DeepSpeed 0.19:
 
-    stage 0          nothing is partitioned; the parameters are the masters (fp32 only)
+    stage 0          nothing is partitioned; in fp32 the parameters are the masters, in bf16 it is as in stage 1 with
+                     every range a whole parameter
     stage 1, 2       `param._hp_mapping` names this rank's range of the parameter and where it lies in the flat fp32
                      partition of its group; bf16 with stage 1 uses BF16_Optimizer, which does the same
     stage 3          every parameter is cut evenly over the ranks; `grad_position` tells where in the flat buffers
@@ -42,7 +43,7 @@ def fragments_of(engine: Engine) -> list[Fragment]:
     """All fragments that this process holds; Adam's moments are created (as zeros) where no step has been taken yet."""
     flat_buffers = _flat_buffers(engine)
     _create_moments(engine, flat_buffers)
-    state = _inner_optimizer(engine).state
+    state = engine.adam.state
     fragments = []
     for name, parameter in engine.model.named_parameters():
         place = _place(engine, parameter)
@@ -58,25 +59,29 @@ def fragments_of(engine: Engine) -> list[Fragment]:
 
 def optimizer_steps(engine: Engine) -> int:
     """How many updates Adam has made (its bias correction depends on it)."""
-    states = list(_inner_optimizer(engine).state.values())
+    states = list(engine.adam.state.values())
     return int(states[0]["step"]) if states else 0
 
 
 def finish_restore(engine: Engine, steps: int) -> None:
     """After the fragments were written: set Adam's step count and renew every copy made from the masters."""
-    for state in _inner_optimizer(engine).state.values():
+    for state in engine.adam.state.values():
         state["step"].fill_(steps)
-    if engine.zero_stage in (1, 2):
-        engine.optimizer.update_lp_params()
-    elif engine.zero_stage == 3:
+    if engine.zero_stage == 3:
         _renew_stage3_copies(engine)
+    elif not _parameters_are_masters(engine):
+        engine.optimizer.update_lp_params()
+
+
+def _parameters_are_masters(engine: Engine) -> bool:
+    return engine.optimizer is engine.adam
 
 
 def _place(engine: Engine, parameter: nn.Parameter) -> tuple[int | None, int, int, int] | None:
     """(flat buffer, offset in it, start in the parameter, elements) of this rank's part, or None when it has none."""
-    if engine.zero_stage == 0:
+    if _parameters_are_masters(engine):
         return None, 0, 0, parameter.numel()
-    if engine.zero_stage in (1, 2):
+    if engine.zero_stage != 3:
         mapping = parameter._hp_mapping  # type: ignore[attr-defined]
         if mapping is None:
             return None
@@ -90,7 +95,7 @@ def _place(engine: Engine, parameter: nn.Parameter) -> tuple[int | None, int, in
 
 
 def _flat_buffers(engine: Engine) -> list[torch.Tensor]:
-    if engine.zero_stage == 0:
+    if _parameters_are_masters(engine):
         return []
     if engine.zero_stage == 3:
         return engine.optimizer.fp32_partitioned_groups_flat
@@ -99,12 +104,8 @@ def _flat_buffers(engine: Engine) -> list[torch.Tensor]:
     return engine.optimizer.single_partition_of_fp32_groups
 
 
-def _inner_optimizer(engine: Engine) -> torch.optim.Optimizer:
-    return engine.optimizer if engine.zero_stage == 0 else engine.optimizer.optimizer
-
-
 def _create_moments(engine: Engine, flat_buffers: list[torch.Tensor]) -> None:
-    optimizer = _inner_optimizer(engine)
+    optimizer = engine.adam
     fused = any(group.get("fused") for group in optimizer.param_groups)
     for buffer in flat_buffers or list(engine.model.parameters()):
         if MOMENTS[0] not in optimizer.state[buffer]:

@@ -73,19 +73,21 @@ class Progress(Section):
     samples_consumed: int = 0
     tokens_consumed: int = 0
     targets_consumed: int = 0
+    skipped_steps: int = 0
 
     @property
     def position(self) -> tuple[int, int]:
         """Steps and samples that lie behind, which the schedule goes by."""
         return self.step, self.samples_consumed
 
-    def after_step(self, samples: int, tokens: int, targets: int) -> "Progress":
-        """The progress one optimizer step later."""
+    def after_step(self, samples: int, tokens: int, targets: int, *, skipped: bool) -> "Progress":
+        """The progress one optimizer step later, whose update was made or skipped."""
         return Progress(
             step=self.step + 1,
             samples_consumed=self.samples_consumed + samples,
             tokens_consumed=self.tokens_consumed + tokens,
             targets_consumed=self.targets_consumed + targets,
+            skipped_steps=self.skipped_steps + skipped,
         )
 
 
@@ -99,6 +101,30 @@ class Randomness(Section):
     seed: int
     data_seed: int
     stateful_generators: Literal["none"] = "none"
+
+
+class GuardState(Section):
+    """What the guard remembers: loss and gradient norm of the last accepted steps, where it looks for spikes."""
+
+    skipped_in_a_row: int = 0
+    losses: tuple[float, ...] = ()
+    grad_norms: tuple[float, ...] = ()
+
+
+class LossScalerState(Section):
+    """Where fp16's dynamic loss scaling stands, under DeepSpeed's names."""
+
+    cur_scale: float
+    cur_iter: int
+    last_overflow_iter: int
+    cur_hysteresis: int
+
+
+class EngineState(Section):
+    """The engine's state besides its tensors."""
+
+    guard: GuardState = GuardState()
+    loss_scaler: LossScalerState | None = None
 
 
 class CheckpointMeta(Section):
@@ -119,6 +145,7 @@ class CheckpointMeta(Section):
     saved_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     progress: Progress
     optimizer_steps: int
+    engine: EngineState = EngineState()
     loss: float | None
     validation_loss: float | None = None
     topology: Topology

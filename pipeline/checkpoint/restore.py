@@ -21,6 +21,7 @@ def restore(checkpoint: Path, engine: Engine) -> CheckpointMeta:
     """
     meta = all_ranks(lambda: _read_into(checkpoint, engine))
     finish_restore(engine, steps=meta.optimizer_steps)
+    engine.restore_state(meta.engine)
     return meta
 
 

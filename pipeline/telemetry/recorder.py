@@ -98,6 +98,12 @@ class Telemetry:
         say(f"step {step:>6}  validation: " + "  ".join(f"{key} {value:.4f}" for key, value in summary.items()))
         self._event("validation", step, **summary)
 
+    def skipped(self, step: int, reason: str, rows: list[int]) -> None:
+        """The update of a step was not made on any rank; `rows` are those of its global batch."""
+        named = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+        warn(f"step {step}: skipped, {reason}; rows {named}")
+        self._event("skipped", step, reason=reason, rows=rows)
+
     def checkpoint(self, step: int, path: Path, size_bytes: int, stall_s: float, save_s: float) -> None:
         """A checkpoint was saved in `save_s`; for `stall_s` of that training stood still."""
         say(f"step {step:>6}  saved {path} in {save_s:.1f} s; training stood still for {stall_s:.2f} s")
