@@ -133,7 +133,8 @@ class CheckpointMeta(Section):
     Attributes:
         progress: how far the run has come; the position in the data's order is `progress.samples_consumed`.
         optimizer_steps: updates that Adam has made.
-        loss: training loss of the last step, nats per scored token.
+        engine: what else decides the next steps: the guard and the loss scale.
+        loss: training loss of the last step whose update was made, nats per scored token.
         validation_loss: as the objective reads prefixes; None when this step was not evaluated.
         config: the resolved configuration of the run.
         wandb_run_id: a resumed run continues it.
