@@ -48,15 +48,12 @@ def plain(turns: Turns, config: Any, tokens: Path) -> None:
 
 def loader(turns: Turns, config: Any) -> None:
     """Foreword's loader by itself: a step is one global batch that nothing is done with."""
-    from data_prep.shards import Corpus
+    from pipeline.data.corpora import open_corpora
     from pipeline.data.loader import TrainLoader
-    from pipeline.data.order import DataOrder
+    from pipeline.data.rows import TrainingRows
     from pipeline.data.share import Share
 
-    corpus = Corpus.open(config.data.corpus)
-    split = corpus.split(config.data.train_split)
-    rows, causal = config.batch.global_batch_size, config.objective == "causal"
-    order = DataOrder(len(split), corpus.manifest_sha256, config.data.seed)
-    share = Share(0, 1, [rows], config.batch.micro_batch_size)
-    for _ in TrainLoader(split, order, share, causal=causal, samples_consumed=0, batch_sizes=repeat(rows)):
+    rows, batch_size = TrainingRows(open_corpora(config), config), config.batch.global_batch_size
+    share = Share(0, 1, [batch_size], config.batch.micro_batch_size)
+    for _ in TrainLoader(rows, share, samples_consumed=0, batch_sizes=repeat(batch_size)):
         turns.step_done()

@@ -119,7 +119,7 @@ class Split:
     def __init__(self, corpus: Path, name: str, info: SplitInfo) -> None:
         self.name = name
         self.info = info
-        self._corpus = corpus
+        self.corpus = corpus
         self._first_row = [0, *accumulate(shard.rows for shard in info.shards)]
         self._mapped: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
@@ -151,11 +151,11 @@ class Split:
 
     def _map(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         info = self.info.shards[shard]
-        tokens, row_ptr, segments = (map_array(self._corpus / self.name / f"{info.name}.{part}.npy") for part in PARTS)
+        tokens, row_ptr, segments = (map_array(self.corpus / self.name / f"{info.name}.{part}.npy") for part in PARTS)
         if len(tokens) != info.rows or row_ptr.shape != (info.rows + 1,) or segments.shape != (info.segments, 2):
             raise DataError(
                 "the arrays' shapes are not those of the manifest",
-                where=self._corpus / self.name / f"{info.name}.*.npy",
+                where=self.corpus / self.name / f"{info.name}.*.npy",
                 remedy="run `foreword verify` on the corpus",
             )
         self._mapped[shard] = tokens, row_ptr, segments

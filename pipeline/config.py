@@ -5,13 +5,54 @@ input position, so that a row has the corpus's `sequence_length` of them.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
 
 from foreword.config import Section
 
 DecayRate = Annotated[float, Field(ge=0.0, lt=1.0)]
+UnitFraction = Annotated[float, Field(ge=0.0, le=1.0)]
+CorpusName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
+ObjectiveName = Literal["causal", "prefix", "bidirectional"]
+OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
+
+
+def _one_alone(value: Any) -> Any:
+    """The name of an objective is short for it alone."""
+    if isinstance(value, str) and value not in OBJECTIVES:
+        raise ValueError(f"an objective is one of {', '.join(OBJECTIVES)}, or a mapping of them to weights")
+    return {value: 1.0} if isinstance(value, str) else value
+
+
+def _with_weight(weights: dict[ObjectiveName, float]) -> dict[ObjectiveName, float]:
+    if not sum(weights.values()):
+        raise ValueError("no objective has a weight above 0")
+    return {name: weights[name] for name in OBJECTIVES if weights.get(name)}
+
+
+def _as_written(weights: dict[ObjectiveName, float]) -> Any:
+    return next(iter(weights)) if len(weights) == 1 else weights
+
+
+# name -> weight, above 0 and in the order of OBJECTIVES; in YAML also the name of one alone
+Objectives = Annotated[
+    dict[ObjectiveName, NonNegativeFloat],
+    BeforeValidator(_one_alone),
+    AfterValidator(_with_weight),
+    PlainSerializer(_as_written),
+]
 
 
 class ModelConfig(Section):
@@ -33,13 +74,70 @@ class ModelConfig(Section):
         return self
 
 
-class DataConfig(Section):
-    """Which corpus is read, and in which order."""
+class BlendedCorpus(Section):
+    """One corpus of a blend: of all rows, `weight` over the sum of the weights come from it."""
 
-    corpus: Path
+    path: Path
+    weight: PositiveFloat = 1.0
+
+
+class DataConfig(Section):
+    """Which corpus is read, or which blend of several, by name; and in which order."""
+
+    corpus: Path | None = None
+    corpora: dict[CorpusName, BlendedCorpus] = Field(default_factory=dict)
     train_split: str = "train"
     validation_split: str = "valid"
     seed: NonNegativeInt = 1234
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> "DataConfig":
+        if self.corpus is None and not self.corpora:
+            raise ValueError("set corpus to the directory of one, or corpora to several with their weights")
+        if self.corpus is not None and self.corpora:
+            raise ValueError("corpus and corpora are both set; set corpus=null to read the blend")
+        return self
+
+    def sources(self) -> dict[str, BlendedCorpus]:
+        """Name -> corpus; one alone is called "corpus"."""
+        return self.corpora if self.corpus is None else {"corpus": BlendedCorpus(path=self.corpus)}
+
+
+class BoundariesConfig(Section):
+    """Where prefixes end in training: as the shards say, or drawn anew for each segment in each epoch.
+
+    `uniform` draws from [1, length) (T5); `fraction` draws a share of the segment's length from the range `fraction`.
+    """
+
+    policy: Literal["shards", "uniform", "fraction"] = "shards"
+    fraction: tuple[UnitFraction, UnitFraction] | None = None
+
+    @model_validator(mode="after")
+    def _a_range_for_fractions(self) -> "BoundariesConfig":
+        if (self.policy == "fraction") != (self.fraction is not None):
+            raise ValueError("policy: fraction and fraction: [LOWEST, HIGHEST] go together")
+        if self.fraction is not None and self.fraction[0] > self.fraction[1]:
+            raise ValueError(f"fraction {list(self.fraction)} is not [LOWEST, HIGHEST]")
+        return self
+
+
+class MaskingConfig(Section):
+    """Masked-token prediction as in BERT (Devlin et al. 2019).
+
+    Of a segment's tokens `chosen` are predicted; of these `masked` are read as the mask token, `random` as a random
+    token, and the rest as they are. `token_id` is the mask token, by default the vocabulary's first padding id.
+    """
+
+    chosen: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15
+    masked: UnitFraction = 0.8
+    random: UnitFraction = 0.1
+    token_id: NonNegativeInt | None = None
+
+    @model_validator(mode="after")
+    def _shares_of_a_whole(self) -> "MaskingConfig":
+        if self.masked + self.random > 1.0:
+            raise ValueError(f"masked {self.masked} and random {self.random} are more than all")
+        return self
 
 
 class BatchWarmup(Section):
@@ -232,7 +330,9 @@ class TrainConfig(Section):
     run_dir: Path
     data: DataConfig
     model: ModelConfig
-    objective: Literal["causal", "prefix"] = "prefix"
+    objective: Objectives = Field("prefix", validate_default=True)
+    boundaries: BoundariesConfig = BoundariesConfig()
+    masking: MaskingConfig = MaskingConfig()
     attention: Literal["auto", "sdpa", "varlen", "flex"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     loss_scaling: LossScalingConfig = LossScalingConfig()

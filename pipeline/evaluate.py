@@ -18,16 +18,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_prep.shards import PADDING, Corpus, Split
+from data_prep.shards import Corpus
 from foreword.errors import DataError
-from pipeline.config import TrainConfig
-from pipeline.data.batch import Batch, make_batch
-from pipeline.data.corpus import require_rows
+from pipeline.data.batch import Batch
+from pipeline.data.corpora import require_rows
+from pipeline.data.objective import SegmentObjectives
+from pipeline.data.rows import NO_ROW, RowReader
+from pipeline.distributed.agreement import in_step
 from pipeline.distributed.parallel import Parallel
 
 # first prefix length of each bucket; lengths 0 and 1 are both causal
 PREFIX_BUCKETS = (0, 2, 16, 64, 256, 1024, 4096)
-NO_ROW = -1
 LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
@@ -130,12 +131,12 @@ def evaluate(
         group: the data-parallel group; CPU tensors are summed over it.
 
     Raises:
-        DataError: nothing is scored in any batch.
+        DataError: nothing is scored in any batch. An error of `batches` on one rank is raised on all.
     """
     starts_P = torch.tensor(PREFIX_BUCKETS)
     # causal nats, prefix nats, targets, bytes for each bucket; the counts are exact up to 2^53
     sums_4P = torch.zeros(4, len(PREFIX_BUCKETS), dtype=torch.float64)
-    for batch in batches:
+    for batch in in_step(batches):
         prefix_N = model(batch, reduction="none").double().cpu()
         causal_N = model(batch.read_causally(), reduction="none").double().cpu()
         prefix_len_N = batch.prefix_len_BS.flatten()[batch.scored_N].cpu()
@@ -154,46 +155,31 @@ def evaluate(
 
 
 def split_batches(
-    split: Split,
+    corpus: Corpus,
+    split: str,
     *,
     rows: int | None,
     micro_batch_size: int,
     parallel: Parallel,
+    objectives: SegmentObjectives | None = None,
 ) -> Iterator[Batch]:
     """This rank's part of `rows` rows spread evenly over a split (all of them with None), always the same rows.
 
     Every rank gets the same number of batches of `micro_batch_size` rows; where rows run out, rows of padding take
-    their places.
+    their places. Prefixes end where the shards say, or where `objectives` draws them, always at the same places.
 
     Raises:
-        DataError: the split has no rows.
+        DataError: the split has no rows, or one that cannot be read.
     """
-    require_rows(split)
-    count = len(split) if rows is None else min(rows, len(split))
-    chosen = np.arange(count) * len(split) // count
+    reader = RowReader([corpus], split, objectives)
+    size = len(require_rows(reader.splits[0]))
+    count = size if rows is None else min(rows, size)
+    chosen = np.arange(count) * size // count
     per_round = micro_batch_size * parallel.data_parallel_size
     padded = np.pad(chosen, (0, -count % per_round), constant_values=NO_ROW)
     for numbers in padded.reshape(-1, micro_batch_size)[parallel.data_parallel_rank :: parallel.data_parallel_size]:
-        yield _read(split, numbers).to(parallel.device)
-
-
-def evaluation_batches(corpus: Corpus, config: TrainConfig, parallel: Parallel) -> Iterator[Batch]:
-    """The validation rows that a training run is measured on, this rank's part."""
-    return split_batches(
-        corpus.split(config.data.validation_split),
-        rows=config.evaluation.rows,
-        micro_batch_size=config.batch.micro_batch_size,
-        parallel=parallel,
-    )
-
-
-def _read(split: Split, numbers: np.ndarray) -> Batch:
-    tokens, segments = [], []
-    for number in numbers.tolist():
-        row = split.row(max(number, 0))
-        tokens.append(row.tokens)
-        segments.append(np.array([[0, PADDING]]) if number == NO_ROW else row.segments)
-    return make_batch(np.stack(tokens), segments, numbers)
+        first = np.zeros_like(numbers)  # the only corpus, in its first epoch
+        yield reader.read(first, numbers, first).to(parallel.device)
 
 
 def _result(sums_4P: Tensor) -> EvalResult:

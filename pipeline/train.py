@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from data_prep.shards import Corpus
+from data_prep.manifest import TokenizerInfo
 from foreword.errors import CheckpointError, ForewordError, StoppedOnRequest
 from pipeline.attention import COMPUTE_DTYPES, select_backend
 from pipeline.checkpoint.find import step_directory
@@ -26,14 +26,13 @@ from pipeline.checkpoint.save import Saver
 from pipeline.checkpoint.workspace import Workspace
 from pipeline.config import TrainConfig
 from pipeline.data.batch import Batch
-from pipeline.data.corpus import open_corpus
+from pipeline.data.corpora import Corpora, open_corpora
 from pipeline.data.loader import TrainLoader
-from pipeline.data.order import DataOrder
+from pipeline.data.rows import TrainingRows
 from pipeline.data.share import Share
 from pipeline.distributed.agreement import all_ranks, gather, main_rank
 from pipeline.distributed.parallel import Parallel, initialize
 from pipeline.engine import Engine
-from pipeline.evaluate import evaluate, evaluation_batches
 from pipeline.lease import Lease, acquire
 from pipeline.model import GPT2, build_model, load_full_state, padded_vocab_size
 from pipeline.model.flops import attended_pairs
@@ -44,6 +43,7 @@ from pipeline.stop import StopRequest
 from pipeline.telemetry.recorder import Telemetry
 from pipeline.telemetry.throughput import Throughput
 from pipeline.telemetry.versions import library_versions
+from pipeline.validation import summarize, validate_model
 from pipeline.weights.pretrained import initial_weights
 
 Result = TypeVar("Result")
@@ -62,33 +62,29 @@ def train(config: TrainConfig, start: Start = Start()) -> None:  # noqa: B008 - 
         parallel = initialize(config.parallel.tensor_parallel_size)
         stack.callback(parallel.destroy)
 
-        corpus = all_ranks(lambda: open_corpus(config))
-        split = corpus.split(config.data.train_split)
+        corpora = all_ranks(lambda: open_corpora(config))
         schedule = all_ranks(
-            lambda: Schedule(config.schedule, config.optimizer.lr, config.batch, corpus.manifest.sequence_length)
+            lambda: Schedule(config.schedule, config.optimizer.lr, config.batch, corpora.sequence_length)
         )
         share = all_ranks(lambda: Share.of(parallel, schedule))
         silence_s = config.checkpoint.takeover_after_s
         lease = all_ranks(lambda: stack.enter_context(acquire(config.run_dir, silence_s)) if parallel.is_main else None)
         number = main_rank(lambda: lease.number if lease else 0)
-        checkpoint = prepare_run_directory(config, corpus, start, number)
+        checkpoint = prepare_run_directory(config, corpora, start, number)
 
-        model = all_ranks(lambda: _initial_model(config, corpus, parallel)).to(parallel.device)
+        model = all_ranks(lambda: _initial_model(config, corpora.tokenizer, parallel)).to(parallel.device)
         engine = Engine(model, config, parallel, share.max_accumulation_steps)
         progress, wandb_run_id = Progress(), None
         if checkpoint is not None:
             meta = restore(checkpoint, engine)
             progress, wandb_run_id = meta.progress, meta.wandb_run_id
 
-        order = DataOrder(len(split), corpus.manifest_sha256, config.data.seed)
-        causal = config.objective == "causal"
         loader = TrainLoader(
-            split,
-            order,
+            TrainingRows(corpora, config),
             share,
-            causal=causal,
             samples_consumed=progress.samples_consumed,
             batch_sizes=schedule.batch_sizes(*progress.position),
+            pin_memory=parallel.device.type == "cuda",
         )
         stack.callback(loader.close)
 
@@ -104,7 +100,7 @@ def train(config: TrainConfig, start: Start = Start()) -> None:  # noqa: B008 - 
         workspace = Workspace(config.run_dir, number)
         main_rank(workspace.open)
         saver = all_ranks(lambda: stack.enter_context(Saver(engine, workspace, config.checkpoint, lease)))
-        run = _Run(config, schedule, parallel, corpus, engine, saver, lease, telemetry, progress, checkpoint)
+        run = _Run(config, schedule, parallel, corpora, engine, saver, lease, telemetry, progress, checkpoint)
         run.run(loader, stop)
 
 
@@ -129,7 +125,7 @@ class _Run:
         config: TrainConfig,
         schedule: Schedule,
         parallel: Parallel,
-        corpus: Corpus,
+        corpora: Corpora,
         engine: Engine,
         saver: Saver,
         lease: Lease | None,
@@ -138,7 +134,7 @@ class _Run:
         checkpoint: Path | None,
     ) -> None:
         self.config, self.schedule, self.parallel = config, schedule, parallel
-        self.corpus, self.engine, self.saver = corpus, engine, saver
+        self.corpora, self.engine, self.saver = corpora, engine, saver
         self.lease, self.telemetry = lease, telemetry  # on rank 0
         self.progress = progress
         self.checkpoint = checkpoint  # the newest one
@@ -281,12 +277,11 @@ class _Run:
             )
 
     def _evaluate(self) -> None:
-        batches = evaluation_batches(self.corpus, self.config, self.parallel)
-        result = evaluate(self.engine.model, batches, self.corpus.token_bytes(), self.parallel.data_parallel_group)
-        readings = result.total
-        self.validation_loss = (readings.prefix if self.config.objective == "prefix" else readings.causal).loss
+        results = validate_model(self.engine.model, self.corpora, self.config, self.parallel)
+        summary = summarize(results, self.corpora.weights)
+        self.validation_loss = summary["causal_loss" if list(self.config.objective) == ["causal"] else "prefix_loss"]
         if self.telemetry:
-            self._tell(partial(self.telemetry.validation, self.progress.step, result.summary()))
+            self._tell(partial(self.telemetry.validation, self.progress.step, summary))
         self.throughput.restart()
 
     def _save(self) -> None:
@@ -345,7 +340,7 @@ class _Run:
             loss=self.loss,
             validation_loss=self.validation_loss,
             topology=_topology(self.config, self.parallel),
-            corpus=identify(self.corpus),
+            corpus=identify(self.corpora),
             randomness=Randomness(seed=self.config.seed, data_seed=self.config.data.seed),
             config=self.config.model_dump(mode="json"),
             versions=library_versions(),
@@ -358,13 +353,12 @@ class _Run:
         )
 
 
-def _initial_model(config: TrainConfig, corpus: Corpus, parallel: Parallel) -> GPT2:
+def _initial_model(config: TrainConfig, tokenizer: TokenizerInfo, parallel: Parallel) -> GPT2:
     """The model before its first step: drawn from `seed`, or read from `init_from`."""
-    vocab_size = corpus.manifest.tokenizer.vocab_size
     backend = select_backend(config.attention, parallel.device, COMPUTE_DTYPES[config.precision])
-    model = build_model(config.model, vocab_size, backend=backend, seed=config.seed)
+    model = build_model(config.model, tokenizer.vocab_size, backend=backend, seed=config.seed)
     if config.init_from is not None:
-        load_full_state(model, initial_weights(config.init_from, corpus.manifest.tokenizer))
+        load_full_state(model, initial_weights(config.init_from, tokenizer))
     return model
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from foreword.errors import ConfigError
 from pipeline.config import TrainConfig
-from pipeline.data.corpus import open_corpus
+from pipeline.data.corpora import open_corpora
 from pipeline.data.share import Share
 from pipeline.schedule import Schedule
 from slurm.config import ClusterConfig, require_single_line
@@ -33,7 +33,7 @@ class TrainPlan:
     global_batch_tokens: int
     """Tokens that one optimizer step reads: global_batch_size x the corpus's sequence_length."""
     total_tokens: int
-    corpus: Path
+    corpora: tuple[Path, ...]
     run_dir: Path
 
     @property
@@ -53,7 +53,7 @@ class TrainPlan:
                 f" x {self.data_parallel_size} data-parallel x {self.gradient_accumulation_steps} accumulated;"
                 f" {self.global_batch_tokens:,} tokens",
                 f"steps      {self.total_steps:,}, {self.total_tokens:,} tokens in all",
-                f"corpus     {self.corpus}",
+                *(f"corpus     {corpus}" for corpus in self.corpora),
                 f"run        {self.run_dir}",
             )
         )
@@ -64,7 +64,7 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
 
     Raises:
         ConfigError: sizes that do not divide each other, a tensor-parallel group that would span nodes, a path that is
-            not there or that a `#SBATCH` line cannot hold, a corpus that the run cannot use (see `open_corpus`).
+            not there or that a `#SBATCH` line cannot hold, a corpus that the run cannot use (see `open_corpora`).
         DataError: the corpus is not there, or a file of it is missing or has another size than it should.
     """
     tensor_parallel_size = train.parallel.tensor_parallel_size
@@ -77,8 +77,8 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
     data_parallel_size = cluster.world_size // tensor_parallel_size
     if train.init_from is not None and not train.init_from.exists():
         raise ConfigError("no such checkpoint", where=f"init_from: {train.init_from}", remedy="check the path")
-    corpus = open_corpus(train)
-    sequence_length = corpus.manifest.sequence_length
+    corpora = open_corpora(train)
+    sequence_length = corpora.sequence_length
     schedule = Schedule(train.schedule, train.optimizer.lr, train.batch, sequence_length)
     share = Share(0, data_parallel_size, schedule.all_batch_sizes, train.batch.micro_batch_size)
     return TrainPlan(
@@ -94,7 +94,7 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
         total_steps=schedule.total_steps(),
         global_batch_tokens=schedule.global_batch_size * sequence_length,
         total_tokens=schedule.total_samples() * sequence_length,
-        corpus=train.data.corpus.absolute(),
+        corpora=tuple(corpus.path.absolute() for corpus in corpora.by_name.values()),
         run_dir=_printable(train.run_dir.absolute()),
     )
 

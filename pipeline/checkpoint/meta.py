@@ -33,14 +33,39 @@ class Topology(Section):
     precision: str
 
 
-class CorpusIdentity(Section):
-    """The data that the run reads."""
+class BlendPart(Section):
+    """One of the corpora that the run reads, and its share: `weight` of every sum of all weights rows."""
 
+    name: str
     path: str
     manifest_sha256: str
+    weight: int
+
+
+class CorpusIdentity(Section):
+    """The data that the run reads: one corpus or a blend of several."""
+
+    parts: tuple[BlendPart, ...]
     tokenizer_sha256: str
     vocab_size: int
     sequence_length: int
+
+    def differences(self, now: "CorpusIdentity") -> list[str]:
+        """What makes `now` other data, a line each; names, paths and the order of corpora do not."""
+        found = [
+            f"corpus {field}: {getattr(self, field)} in the checkpoint, {getattr(now, field)} now"
+            for field in ("tokenizer_sha256", "vocab_size", "sequence_length")
+            if getattr(self, field) != getattr(now, field)
+        ]
+        then_parts, now_parts = ({part.manifest_sha256: part for part in data.parts} for data in (self, now))
+        for sha256 in sorted(then_parts.keys() | now_parts.keys()):
+            if sha256 not in now_parts or sha256 not in then_parts:
+                part, where = (now_parts | then_parts)[sha256], "now" if sha256 in now_parts else "in the checkpoint"
+                found.append(f"corpus manifest_sha256: {sha256} ({part.name}: {part.path}) only {where}")
+            elif then_parts[sha256].weight != now_parts[sha256].weight:
+                weights = f"{then_parts[sha256].weight} in the checkpoint, {now_parts[sha256].weight} now"
+                found.append(f"weight of corpus {now_parts[sha256].name}: {weights}")
+        return found
 
 
 class ParameterInfo(Section):

@@ -29,13 +29,9 @@ def refuse_other_run(checkpoint: Path, meta: CheckpointMeta, config: TrainConfig
     """Check that a checkpoint belongs to this model and this data.
 
     Raises:
-        CheckpointError: the corpus, the tokenizer, the sequence length or the model's shape differ; says how.
+        CheckpointError: the corpora, their weights, tokenizer or sequence length, or the model's shape differ.
     """
-    differences = []
-    for field in ("manifest_sha256", "tokenizer_sha256", "vocab_size", "sequence_length"):
-        saved, now = getattr(meta.corpus, field), getattr(corpus, field)
-        if saved != now:
-            differences.append(f"corpus {field}: {saved} in the checkpoint, {now} now")
+    differences = meta.corpus.differences(corpus)
     saved_model, model = meta.config["model"], config.model.model_dump(mode="json")
     differences += [
         f"model.{key}: {saved_model.get(key)} in the checkpoint, {model.get(key)} now"
@@ -58,11 +54,11 @@ def changed_settings(meta: CheckpointMeta, config: TrainConfig) -> list[str]:
 
 
 def _settings(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything but where things lie, and but for the model, which may not change."""
+    """Dotted key and value of everything but where things lie, and but for model and data, which may not change."""
     for key, value in config.items():
-        if above + key in ("run_dir", "data.corpus", "model"):
+        if above + key in ("run_dir", "data.corpus", "data.corpora", "model"):
             continue
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key != "objective":  # that one is a name or a mapping
             yield from _settings(value, f"{above}{key}.")
         else:
             yield above + key, value

@@ -59,11 +59,11 @@ def evaluate(
             where=corpus_dir,
             remedy=f"prepare it with the tokenizer in {pretrained.tokenizer_dir}",
         )
-    split, token_bytes = corpus.split(split_name), corpus.token_bytes()
+    token_bytes = corpus.token_bytes()
     with _joined() as parallel:
 
         def batches() -> Iterator:
-            return split_batches(split, rows=rows, micro_batch_size=batch_size, parallel=parallel)
+            return split_batches(corpus, split_name, rows=rows, micro_batch_size=batch_size, parallel=parallel)
 
         model = pretrained.load_model().to(parallel.device)
         result = score(model, batches(), token_bytes, parallel.data_parallel_group)

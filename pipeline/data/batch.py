@@ -4,24 +4,30 @@ The one rule: query q sees key k exactly when both are in the same segment and
 
     k <= q   or   k < prefix_end
 
-The position at column i predicts token i + 1. It is scored when both are in the same segment, that segment is not
-padding, and token i + 1 lies behind the prefix; so the last prefix token predicts the first target, and no label that
-can already be seen is ever scored. Attention, loss mask and positions all come from the same per-token (segment start,
-prefix length), so they cannot disagree.
+What is scored follows from the same table of segments (`segments`), in one of two ways:
+
+- the position at column i predicts token i + 1. It is scored when both are in the same segment, that segment is not
+  padding, and token i + 1 lies behind the prefix; so the last prefix token predicts the first target, and no label that
+  can already be seen is ever scored;
+- in a masked segment, which is all prefix, the position at column i predicts token i itself. It is scored where the
+  token was chosen (`masking`), and what is read there is another token, or in some places on purpose the same.
+
+So a label is always "the token that this position is asked for", and attention, loss mask, labels and positions all
+come from the same few integers per segment and cannot disagree.
 
 Shape suffixes: B rows, S columns (sequence length), N scored positions, G segments of all rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.shards import PADDING
-from foreword.errors import DataError
+from pipeline.data.masking import MaskedTokens
+from pipeline.data.segments import Segments, segments_of
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,9 @@ class Batch:
     """One micro-batch. All tensors are on one device.
 
     Attributes:
-        tokens_BS: int64, the inputs.
-        labels_BS: int64, the token that follows each input; meaningful where `loss_mask_BS` is True.
+        tokens_BS: int64, the inputs, masked tokens replaced.
+        labels_BS: int64, the token that each position is asked for: the next one, or in masked segments the position's
+            own; meaningful where `loss_mask_BS` is True.
         loss_mask_BS: bool, the scored positions.
         scored_N: int64, the same positions as indices into the flattened [B * S], in ascending order; known without
             asking the device.
@@ -41,6 +48,7 @@ class Batch:
         segments_G3: int64 on the CPU, what the per-token tensors say, per segment and in order: its start in the
             flattened [B * S], its length there, and how many of these tokens are its prefix. They tile [0, B * S).
         row_ids: int64 [B] on the CPU, the rows' numbers in their split.
+        corpus_ids: int64 [B] on the CPU, which of the run's corpora (`Corpora.by_name`) each row is from.
     """
 
     tokens_BS: Tensor
@@ -52,6 +60,7 @@ class Batch:
     prefix_end_BS: Tensor
     segments_G3: np.ndarray
     row_ids: np.ndarray
+    corpus_ids: np.ndarray
 
     @property
     def num_targets(self) -> int:
@@ -83,9 +92,16 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`, copied without waiting for it."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-        return Batch(**values | {name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory, from where a GPU copies by itself."""
+        return self._with_tensors(Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        values |= {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return Batch(**values)
 
 
 def make_batch(
@@ -99,8 +115,7 @@ def make_batch(
 
     Args:
         tokens: [B, S + 1], any integer type; inputs are the first S columns and labels the last S.
-        segments: for each row int [k, 2], (start column, prefix length) of its segments in order. A segment ends where
-            the next one starts, the last one at S + 1; a prefix length of -1 marks padding.
+        segments: for each row int [k, 2], as `segments_of` takes them.
         row_ids: int [B], for logs.
         visibility: "shard" reads prefixes in both directions; "causal" reads them from left to right and still scores
             only what lies behind them.
@@ -108,63 +123,56 @@ def make_batch(
     Raises:
         DataError: a row's segments do not start at 0, do not ascend, or reach beyond the row.
     """
-    num_rows, row_length = tokens.shape
-    # one entry per segment, all rows after one another
-    segments_per_row = np.array([len(row) for row in segments])
-    start, prefix_len = np.concatenate(list(segments)).astype(np.int64).T
-    row = np.repeat(np.arange(num_rows), segments_per_row)
-    end = np.append(start[1:], row_length)
-    is_last_of_row = np.append(row[1:] != row[:-1], True)
-    end[is_last_of_row] = row_length
-    length = end - start
-    first_of_row = np.append(0, np.cumsum(segments_per_row)[:-1])
-    _check_segments(start, prefix_len, length, row, first_of_row, segments_per_row, row_ids)
+    table = segments_of(segments, tokens.shape[1], where=lambda index: f"row {row_ids[index]}")
+    batch = batch_of(tokens, table, row_ids)
+    return batch if visibility == "shard" else batch.read_causally()
 
+
+def batch_of(
+    tokens: np.ndarray,
+    segments: Segments,
+    row_ids: np.ndarray,
+    *,
+    corpus_ids: np.ndarray | None = None,
+    masked: MaskedTokens | None = None,
+) -> Batch:
+    """Build a batch on the CPU from a table of segments.
+
+    Args:
+        tokens: [B, S + 1], any integer type.
+        segments: of these rows.
+        row_ids: int [B], for logs.
+        corpus_ids: int [B], for logs; None when all rows are from one corpus.
+        masked: the chosen tokens of the masked segments; None when there are no such segments.
+    """
+    num_rows, row_length = tokens.shape
     # one entry per token, [B, S + 1]
-    segment = np.repeat(np.arange(len(start)), length).reshape(num_rows, row_length)
-    position = np.arange(row_length) - start[segment]
-    in_prefix = position < prefix_len[segment]
-    is_padding = prefix_len[segment] == PADDING
+    segment = np.repeat(np.arange(len(segments.start)), segments.length).reshape(num_rows, row_length)
+    position = np.arange(row_length) - segments.start[segment]
+    in_prefix = position < segments.prefix_len[segment]
+    is_padding = segments.is_padding[segment]
     same_segment = segment[:, 1:] == segment[:, :-1]
     loss_mask = same_segment & ~in_prefix[:, 1:] & ~is_padding[:, 1:]
 
     inputs = segment[:, :-1]
-    prefix_end = start + np.maximum(prefix_len, 0)
-    # the last column is a label only: what lies there has no input
-    num_inputs = np.minimum(end, row_length - 1) - start
-    in_inputs = np.stack([row * (row_length - 1) + start, num_inputs, np.clip(prefix_len, 0, num_inputs)], axis=1)
-    batch = Batch(
-        tokens_BS=torch.from_numpy(tokens[:, :-1].astype(np.int64)),
-        labels_BS=torch.from_numpy(tokens[:, 1:].astype(np.int64)),
+    input_ids, label_ids = tokens[:, :-1].astype(np.int64), tokens[:, 1:].astype(np.int64)
+    if masked is not None:
+        label_ids = np.where(segments.masked[inputs], input_ids, label_ids)
+        input_ids[masked.row, masked.column] = masked.read_as
+        loss_mask[masked.row, masked.column] = True
+    prefix_end = segments.start + np.maximum(segments.prefix_len, 0)
+    num_inputs = segments.num_inputs
+    prefix_inputs = np.clip(segments.prefix_len, 0, num_inputs)
+    in_inputs = np.stack([segments.row * (row_length - 1) + segments.start, num_inputs, prefix_inputs], axis=1)
+    return Batch(
+        tokens_BS=torch.from_numpy(input_ids),
+        labels_BS=torch.from_numpy(label_ids),
         loss_mask_BS=torch.from_numpy(loss_mask),
         scored_N=torch.from_numpy(np.flatnonzero(loss_mask)),
         position_ids_BS=torch.from_numpy(position[:, :-1].copy()),
-        segment_ids_BS=torch.from_numpy((inputs - first_of_row[:, None]).astype(np.int32)),
+        segment_ids_BS=torch.from_numpy(segments.number[inputs].astype(np.int32)),
         prefix_end_BS=torch.from_numpy(prefix_end[inputs].astype(np.int32)),
         segments_G3=in_inputs[num_inputs > 0],
         row_ids=np.asarray(row_ids, dtype=np.int64),
+        corpus_ids=np.zeros(num_rows, dtype=np.int64) if corpus_ids is None else corpus_ids,
     )
-    return batch if visibility == "shard" else batch.read_causally()
-
-
-def _check_segments(
-    start: np.ndarray,
-    prefix_len: np.ndarray,
-    length: np.ndarray,
-    row: np.ndarray,
-    first_of_row: np.ndarray,
-    segments_per_row: np.ndarray,
-    row_ids: np.ndarray,
-) -> None:
-    """Refuse segments that do not tile their rows: from them nothing below could be trusted."""
-    empty = np.flatnonzero(segments_per_row == 0)
-    late = empty if empty.size else np.flatnonzero(start[first_of_row] != 0)
-    if late.size:
-        raise DataError("no segment starts at column 0", where=f"row {row_ids[late[0]]}")
-    wrong = np.flatnonzero((length <= 0) | (prefix_len > length) | (prefix_len < PADDING))
-    if wrong.size:
-        k = wrong[0]
-        raise DataError(
-            f"the segment at column {start[k]} has length {length[k]} and prefix length {prefix_len[k]}",
-            where=f"row {row_ids[row[k]]}",
-        )

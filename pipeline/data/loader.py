@@ -1,18 +1,15 @@
 """The rows of each optimizer step -> this process's micro-batches, prepared one step ahead.
 
-The rows of a step are a pure function of the position in the run (`order`), the same for every number of processes;
-this process's part of them is its `share`.
+The rows of a step are a pure function of the position in the run (`rows`), the same for every number of processes; this
+process's part of them is its `share`.
 """
 
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
-
-from data_prep.shards import Split
-from pipeline.data.batch import Batch, make_batch
-from pipeline.data.order import DataOrder
+from pipeline.data.batch import Batch
+from pipeline.data.rows import TrainingRows
 from pipeline.data.share import Share
 
 
@@ -20,25 +17,23 @@ class TrainLoader:
     """Micro-batches of one step after another, the next step prepared by a thread while this one trains.
 
     Args:
-        split: the rows.
-        order: which row stands at which position.
+        rows: what stands at each position of the run.
         share: this rank's part.
-        causal: whether every prefix boundary is read as 0 (causal attention, loss on every token).
         samples_consumed: the position to start from.
         batch_sizes: rows of the global batch of each step from there on.
+        pin_memory: whether batches come in page-locked memory, for a GPU.
     """
 
     def __init__(
         self,
-        split: Split,
-        order: DataOrder,
+        rows: TrainingRows,
         share: Share,
         *,
-        causal: bool,
         samples_consumed: int,
         batch_sizes: Iterator[int],
+        pin_memory: bool = False,
     ) -> None:
-        self.split, self.order, self.share, self.causal = split, order, share, causal
+        self.rows, self.share, self.pin_memory = rows, share, pin_memory
         self._samples_consumed = samples_consumed  # behind the step that is being prepared
         self._batch_sizes = batch_sizes
         self.wait_s = 0.0  # how long the last step waited for its data
@@ -65,22 +60,5 @@ class TrainLoader:
         return self._worker.submit(self._prepare, start, batch_size)
 
     def _prepare(self, samples_consumed: int, batch_size: int) -> list[Batch]:
-        positions = self.share.positions(samples_consumed, batch_size)
-        rows = self.order.rows_at(positions.reshape(-1)).reshape(positions.shape)
-        return [read_batch(self.split, micro_rows, causal=self.causal) for micro_rows in rows]
-
-
-def read_batch(split: Split, rows: np.ndarray, *, causal: bool) -> Batch:
-    """Read `rows` (int64 [B]) of `split` into one batch; `causal` reads every prefix boundary as 0."""
-    read = [split.row(int(row)) for row in rows]
-    segments = [row.segments for row in read]
-    if causal:
-        segments = [without_prefixes(row_segments) for row_segments in segments]
-    return make_batch(np.stack([row.tokens for row in read]), segments, rows)
-
-
-def without_prefixes(segments: np.ndarray) -> np.ndarray:
-    """The same segments (int32 [k, 2]) with every prefix length 0; the padding segment's -1 stays."""
-    causal = segments.copy()
-    causal[:, 1] = np.minimum(causal[:, 1], 0)
-    return causal
+        batches = [self.rows.batch_at(positions) for positions in self.share.positions(samples_consumed, batch_size)]
+        return [batch.pin_memory() for batch in batches] if self.pin_memory else batches

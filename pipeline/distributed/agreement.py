@@ -1,8 +1,10 @@
 """Errors that one rank meets become errors of all ranks, so that nobody waits for a process that has given up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 from foreword.errors import ForewordError, PeerError
@@ -40,6 +42,32 @@ def main_rank(work: Callable[[], Result]) -> Result:
     box = [all_ranks(lambda: work() if dist.get_rank() == 0 else None)]
     dist.broadcast_object_list(box, src=0)
     return box[0]  # type: ignore[return-value]
+
+
+def in_step(items: Iterable[Result]) -> Iterator[Result]:
+    """The same items, each handed out once every rank has its own; every rank must have as many.
+
+    Raises:
+        ForewordError: an iterator raised on some rank. It is raised on all ranks in place of that item.
+    """
+    iterator = iter(items)
+    while True:
+        item, error = _attempt(lambda: next(iterator, _END))
+        failed = torch.tensor(error is not None)
+        dist.all_reduce(failed, op=dist.ReduceOp.MAX)
+        if failed:
+            all_ranks(partial(_raise, error))
+        if item is _END:
+            return
+        yield item  # type: ignore[misc]
+
+
+_END = object()
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
 
 
 def _attempt(work: Callable[[], Result]) -> tuple[Result | None, Exception | None]:

@@ -28,8 +28,7 @@ from pipeline.data.batch import Batch
 from pipeline.model import loss, parameters
 from pipeline.model.kv_cache import KVCache
 from pipeline.model.layers import ColumnParallelLinear, RowParallelLinear, TokenEmbedding
-
-VOCABULARY_MULTIPLE = 128
+from pipeline.vocabulary import padded_vocab_size
 
 
 class Attention(nn.Module):
@@ -186,11 +185,6 @@ def build_model(config: ModelConfig, vocab_size: int, *, backend: AttentionBacke
     model = GPT2(config, vocab_size, backend or SdpaBackend(), group)
     parameters.initialize(model, model.layout, config, seed, group.rank(), group.size())
     return model
-
-
-def padded_vocab_size(vocab_size: int) -> int:
-    """`vocab_size` rounded up to a multiple of 128, which every usual tensor-parallel size divides."""
-    return -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
 def parameter_layout(model: GPT2) -> dict[str, parameters.ParameterLayout]:

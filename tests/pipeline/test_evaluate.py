@@ -40,7 +40,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def batches_of(corpus: Corpus, parallel: Parallel, rows: int | None = None, micro_batch_size: int = 4) -> list[Batch]:
-    return list(split_batches(corpus.split("train"), rows=rows, micro_batch_size=micro_batch_size, parallel=parallel))
+    return list(split_batches(corpus, "train", rows=rows, micro_batch_size=micro_batch_size, parallel=parallel))
 
 
 def nll_by_segment(corpus: Corpus, model: GPT2) -> dict[int, list[tuple[float, float, int]]]:

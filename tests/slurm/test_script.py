@@ -61,7 +61,7 @@ def plan_for(cluster: ClusterConfig, run_dir: str = "/scratch/runs/first") -> Tr
         total_steps=10,
         global_batch_tokens=1024,
         total_tokens=10_240,
-        corpus=Path("/scratch/corpus"),
+        corpora=(Path("/scratch/corpus"),),
         run_dir=Path(run_dir),
     )
 

@@ -70,9 +70,7 @@ def make_checkpoint(
             zero_stage=1,
             precision="fp32",
         ),
-        corpus=CorpusIdentity(
-            path="corpus", manifest_sha256="m", tokenizer_sha256="t", vocab_size=97, sequence_length=32
-        ),
+        corpus=CorpusIdentity(parts=(), tokenizer_sha256="t", vocab_size=97, sequence_length=32),
         randomness=Randomness(seed=config.seed, data_seed=config.data.seed),
         config=config.model_dump(mode="json"),
         versions={},
