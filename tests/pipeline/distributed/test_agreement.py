@@ -57,7 +57,7 @@ def train_with_a_bug_on_rank_1(config: str) -> tuple[int, str]:
 
     errors = io.StringIO()
     with (
-        mock.patch.object(pipeline.train, "open_corpus", buggy),
+        mock.patch.object(pipeline.train, "open_corpora", buggy),
         mock.patch.object(sys, "argv", ["foreword", "train", config]),
         contextlib.redirect_stderr(errors),
         pytest.raises(SystemExit) as ended,
