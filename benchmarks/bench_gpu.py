@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    if options.device == "cpu" and not options.tiny:
-        print("bench-gpu: the sizes of GPT-2 would take hours on a CPU; add --tiny", file=sys.stderr)
+    if options.device == "cpu" and (not options.tiny or torch.cuda.is_available()):
+        print("bench-gpu: --device cpu is for --tiny, on a machine without a GPU", file=sys.stderr)
         return 2
     budget = Budget(options.budget_s)
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")

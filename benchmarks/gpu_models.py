@@ -18,8 +18,9 @@ from pipeline.config import ModelConfig, TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.distributed.parallel import Parallel
 from pipeline.engine import Engine
-from pipeline.model import build_model, padded_vocab_size
+from pipeline.model import build_model
 from pipeline.model.flops import attended_pairs, device_peak_flops, training_flops
+from pipeline.vocabulary import padded_vocab_size
 
 LR = 1e-4
 ROUNDS = 3
@@ -82,7 +83,7 @@ def measure_foreword(
 
     def step(batches: list[Batch]) -> float:
         targets = sum(batch.num_targets for batch in batches)
-        return float(engine.step(batches, targets, LR)[0]) / targets
+        return engine.step(batches, targets, LR).loss
 
     try:
         return _measure(f"foreword, {backend.name}", step, work, layouts, parallel.device, seconds)
