@@ -1,6 +1,7 @@
 """A small corpus on disk for the trainer's tests: learnable rows with several segments each."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,17 @@ import numpy as np
 from data_prep.manifest import FileInfo, Manifest, SplitInfo, TokenizerInfo
 from data_prep.shards import PADDING, Corpus, token_dtype, write_shard
 
+PrefixLen = Callable[[np.random.Generator, int], int]
 VOCAB_SIZE = 97
 SEQUENCE_LENGTH = 32
 
 
 def make_corpus(
-    path: Path, rows: int = 48, sequence_length: int = SEQUENCE_LENGTH, prefix_len: int | None = None, seed: int = 0
+    path: Path,
+    rows: int = 48,
+    sequence_length: int = SEQUENCE_LENGTH,
+    prefix_len: int | PrefixLen | None = None,
+    seed: int = 0,
 ) -> Corpus:
     """Write a corpus of `rows` training rows and 8 validation rows, and open it.
 
@@ -43,7 +49,7 @@ def make_corpus(
     return Corpus.open(path)
 
 
-def _row(random: np.random.Generator, length: int, prefix_len: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _row(random: np.random.Generator, length: int, prefix_len: int | PrefixLen | None) -> tuple[np.ndarray, np.ndarray]:
     padding = int(random.integers(0, 4))
     cuts = np.sort(random.choice(np.arange(5, length - 9, 5), size=random.integers(1, 3), replace=False))
     starts = [0, *cuts.tolist()]
@@ -52,7 +58,11 @@ def _row(random: np.random.Generator, length: int, prefix_len: int | None) -> tu
     segments = []
     for start, end in zip(starts, ends, strict=True):
         row[start:end] = (random.integers(VOCAB_SIZE) + np.arange(end - start)) % VOCAB_SIZE
-        segments.append((start, int(random.integers(0, end - start)) if prefix_len is None else prefix_len))
+        if prefix_len is None:
+            chosen = int(random.integers(0, end - start))
+        else:
+            chosen = prefix_len if isinstance(prefix_len, int) else prefix_len(random, end - start)
+        segments.append((start, chosen))
     if padding:
         segments.append((length - padding, PADDING))
     return row, np.array(segments, dtype=np.int32)
