@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": ("pipeline.commands.trained", "generate", "Continue a prompt, read in both directions."),
     "import": ("pipeline.commands.trained", "import_", "Hugging Face GPT-2 weights -> an initial checkpoint."),
     "export": ("pipeline.commands.trained", "export", "A checkpoint -> Hugging Face GPT-2 weights."),
+    "checkpoint": ("pipeline.commands.checkpoint", "checkpoint", "Reshape, compare or average checkpoints."),
     "report": ("pipeline.commands.report", "report", "A run's curves as one HTML page."),
     "submit": ("slurm.commands", "submit", "Render an sbatch script from a config and submit it."),
     "doctor": ("slurm.commands", "doctor", "What this machine has, and what is missing."),

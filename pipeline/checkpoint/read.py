@@ -3,7 +3,9 @@
 Files are opened once and read through memory maps, so reading takes the memory of what is asked for.
 """
 
+import math
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -44,8 +46,7 @@ class CheckpointReader:
         for fragment, file_name in self._index[name, tensor_parallel_rank]:
             low, high = max(position, fragment.start), min(start + numel, fragment.start + fragment.numel)
             if low == position and low < high:
-                stored = self._open(file_name).get_slice(f"{kind}/{name}")
-                pieces.append(stored[low - fragment.start : high - fragment.start])
+                pieces.append(self._read(file_name, f"{kind}/{name}", low - fragment.start, high - fragment.start))
                 position = high
         if position != start + numel:
             missing = f"{kind} of {name}, elements from {position} of tensor-parallel slice {tensor_parallel_rank}"
@@ -54,38 +55,66 @@ class CheckpointReader:
 
     def read_full(self, name: str, kind: str) -> torch.Tensor:
         """The whole logical parameter: fp32, of its full shape."""
-        info = self.meta.parameters[name]
-        size = 1 if info.partition_dim is None else self.meta.topology.tensor_parallel_size
-        slice_shape = list(info.shape)
-        if info.partition_dim is not None:
-            slice_shape[info.partition_dim] //= size
-        numel = torch.Size(slice_shape).numel()
-        slices = [self.read_range(name, kind, rank, 0, numel).view(slice_shape) for rank in range(size)]
-        return slices[0] if info.partition_dim is None else torch.cat(slices, dim=info.partition_dim)
+        shape = self.meta.parameters[name].shape
+        return self.read_slice_range(name, kind, 0, 1, 0, math.prod(shape)).view(shape)
 
     def read_slice_range(
         self, name: str, kind: str, tensor_parallel_rank: int, tensor_parallel_size: int, start: int, numel: int
     ) -> torch.Tensor:
         """Elements [start, start + numel) of slice `tensor_parallel_rank` of `tensor_parallel_size`: fp32 [numel].
 
-        The size may be another than the one the checkpoint was written with.
+        The size may be another than the one the checkpoint was written with: size 1 reads the logical parameter. What
+        is read besides is at most the rest of the rows that the range touches.
         """
-        partition_dim = self.meta.parameters[name].partition_dim
-        if partition_dim is None:
+        info = self.meta.parameters[name]
+        written_size = self.meta.topology.tensor_parallel_size
+        if info.partition_dim is None:
             return self.read_range(name, kind, 0, start, numel)
-        if tensor_parallel_size == self.meta.topology.tensor_parallel_size:
+        if tensor_parallel_size == written_size:
             return self.read_range(name, kind, tensor_parallel_rank, start, numel)
-        wanted = self.read_full(name, kind).chunk(tensor_parallel_size, dim=partition_dim)[tensor_parallel_rank]
-        return wanted.reshape(-1)[start : start + numel]
+        # the parameter as a matrix whose columns are cut: of one row where its first dimension is cut
+        columns = math.prod(info.shape[info.partition_dim :])
+        width, written_width = columns // tensor_parallel_size, columns // written_size
+        pieces = []
+        for row, row_end, column, column_end in _rectangles(start, start + numel, width):
+            first, last = (tensor_parallel_rank * width + at for at in (column, column_end))
+            parts = []
+            for rank in range(first // written_width, -(-last // written_width)):
+                low = max(first - rank * written_width, 0)
+                high = min(last - rank * written_width, written_width)
+                if row_end - row == 1:
+                    parts.append(self.read_range(name, kind, rank, row * written_width + low, high - low)[None])
+                else:
+                    rows = self.read_range(name, kind, rank, row * written_width, (row_end - row) * written_width)
+                    parts.append(rows.view(-1, written_width)[:, low:high])
+            pieces.append(torch.cat(parts, dim=1).reshape(-1))
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _open(self, file_name: str) -> safe_open:
-        if file_name not in self._files:
-            path = self.checkpoint / file_name
-            try:
+    def _read(self, file_name: str, key: str, start: int, end: int) -> torch.Tensor:
+        path = self.checkpoint / file_name
+        try:
+            if file_name not in self._files:
                 self._files[file_name] = safe_open(path, framework="pt")
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"cannot be read: {error}", where=path) from None
-        return self._files[file_name]
+            return self._files[file_name].get_slice(key)[start:end]
+        except (OSError, SafetensorError) as error:
+            remedy = "start with --verify, which finds what is damaged and takes an older checkpoint"
+            raise CheckpointError(f"cannot be read: {error}", where=path, remedy=remedy) from None
+
+
+def _rectangles(start: int, end: int, width: int) -> Iterator[tuple[int, int, int, int]]:
+    """A flat range of a matrix with rows of `width` as (first row, end row, first column, end column), in order.
+
+    At most three: the end of a row, whole rows, the beginning of a row.
+    """
+    while start < end:
+        row, column = divmod(start, width)
+        if column or end - start < width:
+            column_end = min(width, column + end - start)
+            yield row, row + 1, column, column_end
+            start += column_end - column
+        else:
+            yield row, end // width, 0, width
+            start = end // width * width
 
 
 def load_full_weights(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -12,6 +12,8 @@ from pipeline.config import TrainConfig
 from pipeline.distributed.agreement import all_ranks
 from pipeline.engine import Engine
 
+ELEMENTS_AT_A_TIME = 2**23  # 32 MiB: what loading needs besides the engine
+
 
 def restore(checkpoint: Path, engine: Engine) -> CheckpointMeta:
     """Write a checkpoint's master weights, moments and step count into `engine`; every rank must call this.
@@ -66,17 +68,11 @@ def _settings(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str,
 
 def _read_into(checkpoint: Path, engine: Engine) -> CheckpointMeta:
     meta = read_meta(checkpoint)
-    parallel = engine.parallel
+    place = engine.parallel.tensor_parallel_rank, engine.parallel.tensor_parallel_size
     with CheckpointReader(checkpoint, meta) as reader:
         for fragment in fragments_of(engine):
             for kind in KINDS:
-                stored = reader.read_slice_range(
-                    fragment.name,
-                    kind,
-                    parallel.tensor_parallel_rank,
-                    parallel.tensor_parallel_size,
-                    fragment.start,
-                    fragment.numel,
-                )
-                fragment.state[kind].copy_(stored)
+                for part in fragment.state[kind].split(ELEMENTS_AT_A_TIME):
+                    at = part.storage_offset() - fragment.state[kind].storage_offset()
+                    part.copy_(reader.read_slice_range(fragment.name, kind, *place, fragment.start + at, part.numel()))
     return meta

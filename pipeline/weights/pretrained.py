@@ -85,13 +85,14 @@ def open_pretrained(path: Path) -> Pretrained:
         )
     checkpoint = find_checkpoint(path)
     saved = read_meta(checkpoint)
-    run_dir = checkpoint.absolute().parent.parent
+    places = checkpoint, checkpoint.absolute().parent.parent  # its own, after a reshape; else the run's
+    tokenizers = [place / weights.TOKENIZER_DIRECTORY for place in places]
     return Pretrained(
         path=checkpoint,
         config=ModelConfig.model_validate(saved.config["model"]),
         vocab_size=saved.corpus.vocab_size,
         objective=saved.config["objective"],
-        tokenizer_dir=run_dir / weights.TOKENIZER_DIRECTORY,
+        tokenizer_dir=tokenizers[0] if tokenizers[0].is_dir() else tokenizers[1],
         tokenizer_sha256=saved.corpus.tokenizer_sha256,
         load_weights=lambda: load_full_weights(checkpoint),
     )

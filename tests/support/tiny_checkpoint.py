@@ -21,8 +21,9 @@ from pipeline.checkpoint.meta import (
 )
 from pipeline.config import TrainConfig
 
+Parameters = dict[str, tuple[tuple[int, ...], int | None]]
 # name -> full shape and the dimension that tensor parallelism cuts
-PARAMETERS = {
+PARAMETERS: Parameters = {
     "wte.weight": ((8, 6), 0),
     "up.weight": ((12, 6), 0),
     "down.weight": ((6, 12), 1),
@@ -38,6 +39,9 @@ def make_checkpoint(
     tensor_parallel_size: int = 1,
     validation_loss: float | None = None,
     seed: int = 0,
+    parameters: Parameters = PARAMETERS,
+    vocab_size: int = 97,
+    tokenizer_sha256: str = "t",
 ) -> Path:
     """Write `run_dir`/checkpoints/step_...: random tensors that depend on `seed` alone, however they are cut."""
     directory = step_directory(run_dir, step)
@@ -45,11 +49,11 @@ def make_checkpoint(
     files = {}
     for rank in range(tensor_parallel_size):
         tensors, fragments = {}, {}
-        for name, (_, dim) in PARAMETERS.items():
+        for name, (_, dim) in parameters.items():
             if dim is None and rank > 0:
                 continue
             for kind in KINDS:
-                full = logical_tensor(name, kind, seed)
+                full = logical_tensor(name, kind, seed, parameters)
                 part = full if dim is None else full.chunk(tensor_parallel_size, dim=dim)[rank]
                 tensors[f"{kind}/{name}"] = part.reshape(-1).clone()
             fragments[name] = FragmentRange(start=0, numel=tensors[f"{KINDS[0]}/{name}"].numel())
@@ -70,19 +74,19 @@ def make_checkpoint(
             zero_stage=1,
             precision="fp32",
         ),
-        corpus=CorpusIdentity(parts=(), tokenizer_sha256="t", vocab_size=97, sequence_length=32),
+        corpus=CorpusIdentity(parts=(), tokenizer_sha256=tokenizer_sha256, vocab_size=vocab_size, sequence_length=32),
         randomness=Randomness(seed=config.seed, data_seed=config.data.seed),
         config=config.model_dump(mode="json"),
         versions={},
         wandb_run_id=None,
-        parameters={name: ParameterInfo(shape=shape, partition_dim=dim) for name, (shape, dim) in PARAMETERS.items()},
+        parameters={name: ParameterInfo(shape=shape, partition_dim=dim) for name, (shape, dim) in parameters.items()},
         files=files,
     )
     write_meta(directory, meta)
     return directory
 
 
-def logical_tensor(name: str, kind: str, seed: int = 0) -> torch.Tensor:
+def logical_tensor(name: str, kind: str, seed: int = 0, parameters: Parameters = PARAMETERS) -> torch.Tensor:
     """What `make_checkpoint` stores: fp32 of the parameter's full shape."""
     generator = torch.Generator().manual_seed(sum(map(ord, name + kind)) * 1000 + seed)
-    return torch.randn(PARAMETERS[name][0], generator=generator)
+    return torch.randn(parameters[name][0], generator=generator)
