@@ -55,6 +55,10 @@ def prep(
         raise click.UsageError("--finish comes when the tasks are done; it does not go with --task")
     if dry_run and (finish or task is not None):
         raise click.UsageError("--dry-run predicts the whole preparation; it goes with neither --task nor --finish")
+    if not dry_run and _speaks_of_workers(config, overrides):
+        from data_prep.workers import start_fork_server
+
+        start_fork_server()  # it gets ready while this process reads the configuration
     from data_prep.config import PrepConfig
     from foreword.config import load_config
 
@@ -66,12 +70,6 @@ def prep(
 
         show_prediction(predict(settings), settings, Console())
         return
-    from data_prep.manifest import MANIFEST_NAME
-
-    if settings.workers > 1 and not (Path(settings.output) / MANIFEST_NAME).exists():
-        from data_prep.workers import start_fork_server
-
-        start_fork_server()  # so that it is ready when it is needed
     from data_prep import prepare
 
     if task is not None and tasks is not None:
@@ -86,3 +84,11 @@ def prep(
             f"{split.targets:,} targets, {padding:.2%} padding, {len(split.shards)} shards"
         )
     click.echo(settings.output)
+
+
+def _speaks_of_workers(config: str, overrides: tuple[str, ...]) -> bool:
+    """Whether several processes are likely, told without the libraries that read configurations."""
+    try:
+        return "workers" in Path(config).read_text(encoding="utf-8") + " ".join(overrides)
+    except (OSError, ValueError):
+        return False  # to be said properly by whoever reads it

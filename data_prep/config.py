@@ -273,7 +273,8 @@ class PrepConfig(Section):
         on_bad_record: "refuse" stops at a record that cannot be used; "count" leaves it out and counts it by reason.
         workers: processes; never changes the result.
         shard_tokens: tokens per shard, about.
-        slice_bytes: input per unit of work, about; never changes the result.
+        slice_bytes: input per unit of work, about; null cuts the input into some dozens, so that processes finish
+            together, but no larger than 64 MiB; never changes the result.
     """
 
     output: str
@@ -290,8 +291,8 @@ class PrepConfig(Section):
     deduplicate: bool = True
     on_bad_record: Literal["refuse", "count"] = "refuse"
     workers: PositiveInt = 1
-    shard_tokens: PositiveInt = 2**25
-    slice_bytes: PositiveInt = 2**26
+    shard_tokens: PositiveInt = 2**24
+    slice_bytes: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _settle_sources(self) -> "PrepConfig":

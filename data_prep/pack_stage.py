@@ -5,7 +5,6 @@ A task is one window; tasks know nothing of each other. Memory is a small multip
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from data_prep.config import PrepConfig, prefix_policy
 from data_prep.dedup import Duplicates
 from data_prep.documents import KEPT
 from data_prep.documents_table import table_name, write_documents
-from data_prep.gather import gather
+from data_prep.gather import copy_runs, gather
 from data_prep.manifest import ShardInfo
 from data_prep.pack import Packed, pack
 from data_prep.prefix import prefix_lengths
@@ -90,7 +89,8 @@ class PackTask:
 
 @dataclass(frozen=True)
 class _Gathered:
-    """The documents of a window: `DOCUMENT` records, their source and copy numbers [documents], and their flat ids.
+    """The documents of a window: `DOCUMENT` records, their source and copy numbers [documents], and their flat ids,
+    with a row of padding behind them.
 
     `kept` is what sources keep of them, [documents] in the schema `KEPT`; None when no table of documents is written.
     """
@@ -98,7 +98,7 @@ class _Gathered:
     documents: np.ndarray
     source: np.ndarray
     copy: np.ndarray
-    tokens: list[np.ndarray]
+    tokens: np.ndarray
     kept: pa.Table | None
 
 
@@ -111,7 +111,7 @@ def pack_window(task: PackTask) -> PackedShard:
     lengths = documents["length"].astype(np.int64)
     packed = pack(config.packing.policy, lengths, row_length)
     prefixes = _prefixes(config, gathered, packed)
-    tokens, row_ptr, segments = lay_out(gathered.tokens, lengths, packed, prefixes, row_length, task.pad_id)
+    tokens, row_ptr, segments = lay_out(gathered.tokens, lengths, packed, prefixes, row_length)
     info = write_shard(task.corpus, task.window.split, task.window.name, tokens, row_ptr, segments)
     if config.documents_are_written:
         info = _with_documents(task, info, gathered, packed)
@@ -140,17 +140,16 @@ def read_marker(marker: Path) -> PackedShard | None:
 
 
 def lay_out(
-    documents_tokens: Sequence[np.ndarray],
+    tokens: np.ndarray,
     lengths: np.ndarray,
     packed: Packed,
     prefixes: np.ndarray,
     row_length: int,
-    pad_id: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pieces -> the three arrays of a shard.
 
     Args:
-        documents_tokens: the ids of all documents, one after the other, in any number of arrays.
+        tokens: the ids of all documents, one after the other, and then `row_length` padding ids.
         lengths: int64 [documents].
         packed: where the pieces stand.
         prefixes: int64 [pieces].
@@ -158,14 +157,12 @@ def lay_out(
     Returns:
         tokens [rows, row_length], row_ptr int64 [rows + 1], segments int32 [segments, 2].
     """
-    dtype = documents_tokens[0].dtype
-    # a row's room that is left over is one more run, taken out of padding appended to the ids
-    tokens = np.concatenate([*documents_tokens, np.full(row_length, pad_id, dtype)])
     document_start = np.cumsum(lengths) - lengths
     pieces = np.bincount(packed.row)
     room = row_length - np.bincount(packed.row, weights=packed.length).astype(np.int64)
     padded = np.flatnonzero(room)
     row_ends = np.cumsum(pieces)[padded]
+    # a row's room that is left over is one more run, taken out of the padding behind the ids
     starts = np.insert(document_start[packed.document] + packed.start, row_ends, len(tokens) - row_length)
     sizes = np.insert(packed.length, row_ends, room[padded])
     row_ptr = np.concatenate([[0], np.cumsum(pieces + (room > 0))])
@@ -177,18 +174,23 @@ def lay_out(
 
 def _gather_documents(task: PackTask) -> _Gathered:
     split = SPLITS.index(task.window.split)
-    documents, tokens, sources, copies, kept = [], [], [], [], []
+    dtype = token_dtype(task.vocab_size)
+    documents, sources, copies, kept = [], [], [], []
     for stretch in task.window.stretches:
         found = map_documents(task.slices, stretch.slice.name, stretch.begin, stretch.end)
         chosen = members(found, stretch, split, task.duplicates, task.config)
-        found = found[chosen]
-        ids = map_tokens(task.slices, stretch.slice.name, token_dtype(task.vocab_size))
-        documents.append(found)
-        tokens.append(gather(ids, found["start"].astype(np.int64), found["length"].astype(np.int64)))
-        sources.append(np.full(len(found), stretch.slice.source))
-        copies.append(np.full(len(found), stretch.copy))
+        documents.append(found[chosen])
+        sources.append(np.full(len(documents[-1]), stretch.slice.source))
+        copies.append(np.full(len(documents[-1]), stretch.copy))
         if task.config.documents_are_written:
             kept.append(_kept_of(task.slices, stretch, chosen))
+    ends = np.cumsum([found["length"].sum(dtype=np.int64) for found in documents])
+    tokens = np.empty(ends[-1] + task.config.sequence_length + 1, dtype)
+    tokens[ends[-1] :] = task.pad_id
+    for stretch, found, end in zip(task.window.stretches, documents, ends, strict=True):
+        ids = map_tokens(task.slices, stretch.slice.name, dtype)
+        begin = end - found["length"].sum(dtype=np.int64)
+        copy_runs(ids, found["start"].astype(np.int64), found["length"].astype(np.int64), tokens[begin:end])
     return _Gathered(
         np.concatenate(documents),
         np.concatenate(sources),

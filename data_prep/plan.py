@@ -20,6 +20,8 @@ from foreword.errors import ConfigError, DataError
 from foreword.files import atomic_write
 
 PLAN_NAME = "plan.json"
+SLICES = 64
+SMALLEST_SLICE_BYTES, LARGEST_SLICE_BYTES = 2**22, 2**26
 
 
 class PlannedFile(BaseModel):
@@ -86,6 +88,8 @@ def make_plan(config: PrepConfig, tokenizer: Tokenizer) -> Plan:
     """
     files: list[PlannedFile] = []
     slices: list[PlannedSlice] = []
+    found = [module_of(source.kind).list_files(source) for source in config.sources]
+    slice_bytes = config.slice_bytes or _slice_bytes(sum(file.size_bytes for files in found for file in files))
     for number, source in enumerate(config.sources):
         if isinstance(source, MegatronSource) and source.vocab_size != tokenizer.vocab_size:
             raise ConfigError(
@@ -93,9 +97,9 @@ def make_plan(config: PrepConfig, tokenizer: Tokenizer) -> Plan:
                 where=source.name,
                 remedy="name the tokenizer that made the ids, and its vocab_size without padding",
             )
-        module = module_of(source.kind)
-        for file in module.list_files(source):
-            ranges = module.cut(file.path, file.size_bytes, config.slice_bytes) or [(0, 0)]  # every file has a slice
+        for file in found[number]:
+            # every file has a slice
+            ranges = module_of(source.kind).cut(file.path, file.size_bytes, slice_bytes) or [(0, 0)]
             total = sum(end - begin for begin, end in ranges) or 1
             for begin, end in ranges:
                 share = file.size_bytes * (end - begin) // total
@@ -106,10 +110,15 @@ def make_plan(config: PrepConfig, tokenizer: Tokenizer) -> Plan:
     return Plan(
         config=config.result_config(),
         tokenizer={key: getattr(tokenizer, key) for key in ("kind", "sha256", "vocab_size", "eod_id", "pad_id")},
-        slice_bytes=config.slice_bytes,
+        slice_bytes=slice_bytes,
         files=files,
         slices=slices,
     )
+
+
+def _slice_bytes(input_bytes: int) -> int:
+    """So many slices that the last ones to finish are a small part of the work, and so few that each is worth it."""
+    return min(max(input_bytes // SLICES, SMALLEST_SLICE_BYTES), LARGEST_SLICE_BYTES)
 
 
 def settle_plan(work: Path, fresh: Plan) -> Plan:

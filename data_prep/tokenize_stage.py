@@ -26,6 +26,9 @@ from data_prep.workers import report_progress
 from foreword.errors import DataError
 from foreword.files import atomic_write
 
+BATCHES_PER_CHECK = 4
+"""The first batch of each slice, some 2 MB of text, and every so many after it are held against the reference."""
+
 
 @dataclass(frozen=True)
 class TokenizeTask:
@@ -90,7 +93,8 @@ def tokenize_slice(task: TokenizeTask) -> SliceRecord:
     bad = BadRecords(refuse=config.on_bad_record == "refuse")
     with SliceWriter(task.directory, task.name, task.scratch) as writer:
         record = writer.record
-        for batch in module_of(source.kind).read(source, task.path, task.begin, task.end, bad):
+        batches = module_of(source.kind).read(source, task.path, task.begin, task.end, bad)
+        for number, batch in enumerate(batches):
             record.records += len(batch)
             if isinstance(batch, TokenizedDocuments):
                 append_tokenized(batch, config.text, tokenizer, writer)
@@ -99,7 +103,8 @@ def tokenize_slice(task: TokenizeTask) -> SliceRecord:
                 record.dropped += dropped
                 record.removed += removed
                 if len(documents):
-                    encode_batch(documents, config, policy, tokenizer, engine, writer, task.path)
+                    is_checked = number % BATCHES_PER_CHECK == 0
+                    encode_batch(documents, config, policy, tokenizer, engine, writer, task.path, is_checked)
             report_progress(batch.input_bytes)
             record.input_bytes += batch.input_bytes
             if task.limit_bytes is not None and record.input_bytes >= task.limit_bytes:
@@ -118,16 +123,18 @@ def encode_batch(
     engine: Engine,
     writer: SliceWriter,
     where: str,
+    is_checked: bool = True,
 ) -> None:
-    """Encode a batch of clean documents and append it to the slice, counting what is left out."""
-    ids, offsets = engine.encode(documents.texts)
-    if len(ids) and int(ids.max()) >= tokenizer.vocab_size:
-        raise DataError(
-            f"the tokenizer gave id {int(ids.max())}, its vocabulary has {tokenizer.vocab_size} ids", where=where
-        )
-    _check_sample(documents.texts, ids, offsets, tokenizer, engine, where)
+    """Encode a batch of clean documents and append it to the slice, counting what is left out.
+
+    Args:
+        is_checked: hold the engine against the reference on one of the texts.
+    """
+    encoded = engine.encode(documents.texts)
+    if is_checked:
+        _check_sample(documents.texts, encoded, tokenizer, engine, where)
     with_eod = ends_with_eod(policy, documents.part_ptr)
-    tokens, token_ptr = _with_eod(ids, offsets, with_eod, tokenizer.eod_id, token_dtype(tokenizer.vocab_size))
+    tokens, token_ptr = _with_eod(encoded, with_eod, tokenizer.eod_id, token_dtype(tokenizer.vocab_size))
     found = token_documents(policy, documents.part_ptr, token_ptr)
     dropped = writer.record.dropped
     if isinstance(policy, FieldPrefix):
@@ -149,16 +156,17 @@ def encode_batch(
 
 
 def _with_eod(
-    ids: np.ndarray, offsets: np.ndarray, with_eod: np.ndarray, eod_id: int, dtype: np.dtype
+    encoded: list[np.ndarray], with_eod: np.ndarray, eod_id: int, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids of parts -> ids in `dtype` with an end-of-document id after chosen parts, and where each part begins."""
-    token_ptr = np.zeros(len(with_eod) + 1, dtype=np.int64)
-    np.cumsum(np.diff(offsets) + with_eod, out=token_ptr[1:])
+    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    token_ptr = np.zeros(len(encoded) + 1, dtype=np.int64)
+    np.cumsum(lengths + with_eod, out=token_ptr[1:])
     tokens = np.empty(token_ptr[-1], dtype)
     tokens[token_ptr[1:][with_eod] - 1] = eod_id
     # one pass narrows and moves them
-    for to, begin, end in zip(token_ptr[:-1].tolist(), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        tokens[to : to + end - begin] = ids[begin:end]
+    for begin, ids in zip(token_ptr[:-1].tolist(), encoded, strict=True):
+        tokens[begin : begin + len(ids)] = ids
     return tokens, token_ptr
 
 
@@ -202,7 +210,7 @@ def _digests(data: memoryview, offsets: list[int], found: TokenDocuments) -> lis
 
 
 def _check_sample(
-    texts: pa.LargeStringArray, ids: np.ndarray, offsets: np.ndarray, tokenizer: Tokenizer, engine: Engine, where: str
+    texts: pa.LargeStringArray, encoded: list[np.ndarray], tokenizer: Tokenizer, engine: Engine, where: str
 ) -> None:
     """Hold the engine against the reference on one text of this batch, chosen by content.
 
@@ -217,7 +225,7 @@ def _check_sample(
         begin = (key >> 32) % (len(text) - SAMPLE_CHARS)
         check_engine(engine, tokenizer, [text[begin : begin + SAMPLE_CHARS]], where)
     else:
-        check_ids(ids[offsets[chosen] : offsets[chosen + 1]].tolist(), tokenizer, text, where)
+        check_ids(encoded[chosen].tolist(), tokenizer, text, where)
 
 
 @lru_cache(maxsize=1)

@@ -106,7 +106,7 @@ class SourceModule(Protocol):
 
     def read(
         self, source: AnySource, path: str, begin: int, end: int, bad: BadRecords
-    ) -> Iterator[Documents] | Iterator[TokenizedDocuments]:
+    ) -> Iterator[Documents | TokenizedDocuments]:
         """The documents of one range."""
 
 

@@ -148,7 +148,7 @@ def _documents(config: PrepConfig) -> Iterator[str]:
     with progress("sample", total_bytes / 1e6, "MB") as shown:
         for source, file in inputs:
             module = module_of(source.kind)
-            for begin, end in module.cut(file.path, file.size_bytes, config.slice_bytes):
+            for begin, end in module.cut(file.path, file.size_bytes, max(file.size_bytes, 1)):
                 for batch in module.read(source, file.path, begin, end, bad):
                     if isinstance(batch, TokenizedDocuments):
                         raise ConfigError("it has ids and no text", where=source.name, remedy="train on other sources")

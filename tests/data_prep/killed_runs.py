@@ -16,8 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
-import awkward  # noqa: F401 - what a run would import
-import gigatoken  # noqa: F401
+import gigatoken  # noqa: F401 - what a run would import
 import pyarrow.parquet  # noqa: F401
 import tokenizers  # noqa: F401
 
