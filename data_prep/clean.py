@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from data_prep.arrays import mask_to_arrow, to_arrow, to_numpy
 from data_prep.config import TextConfig
@@ -79,6 +78,8 @@ def _length_faults(documents: Documents, config: TextConfig) -> Iterator[tuple[s
     data_offsets = buffers(documents.texts)[1]
     yield "empty", data_offsets[documents.part_ptr[1:]] == data_offsets[documents.part_ptr[:-1]]
     if config.min_chars > 1 or config.max_chars is not None:
+        import pyarrow.compute as pc
+
         chars = _sum_parts(to_numpy(pc.utf8_length(documents.texts)), documents.part_ptr)
         yield "too_few_chars", chars < config.min_chars
         if config.max_chars is not None:
@@ -98,6 +99,8 @@ def normalize(texts: pa.LargeStringArray, config: TextConfig) -> pa.LargeStringA
     changed = with_controls | to_normalize
     if not changed.any():
         return texts
+    import pyarrow.compute as pc  # takes as long as most modules here together, and the main process cleans nothing
+
     replacements = []
     for index in np.flatnonzero(changed).tolist():
         text = texts[index].as_py()

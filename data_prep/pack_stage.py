@@ -16,7 +16,6 @@ from data_prep.arrays import mask_to_arrow
 from data_prep.config import PrepConfig, prefix_policy
 from data_prep.dedup import Duplicates
 from data_prep.documents import KEPT
-from data_prep.documents_table import table_name, write_documents
 from data_prep.gather import copy_runs, gather
 from data_prep.manifest import ShardInfo
 from data_prep.pack import Packed, pack
@@ -211,6 +210,8 @@ def _kept_of(slices: Path, stretch: Stretch, chosen: np.ndarray) -> pa.Table:
 
 def _with_documents(task: PackTask, info: ShardInfo, gathered: _Gathered, packed: Packed) -> ShardInfo:
     """Write the shard's table of documents too."""
+    from data_prep.documents_table import table_name, write_documents  # brings what reads and writes Parquet
+
     assert gathered.kept is not None
     name = table_name(task.window.split, task.window.name)
     file = write_documents(

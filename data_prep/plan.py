@@ -8,16 +8,17 @@ tokenizer or changed files is refused, saying what changed.
 import heapq
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from data_prep.config import MegatronSource, PrepConfig
 from data_prep.manifest import MANIFEST_NAME, Manifest
-from data_prep.sources import module_of
-from data_prep.tokenizers import Tokenizer
 from foreword.errors import ConfigError, DataError
 from foreword.files import atomic_write
+
+if TYPE_CHECKING:
+    from data_prep.tokenizers import Tokenizer
 
 PLAN_NAME = "plan.json"
 SLICES = 64
@@ -80,12 +81,14 @@ class Plan(BaseModel):
         return sorted(mine)
 
 
-def make_plan(config: PrepConfig, tokenizer: Tokenizer) -> Plan:
+def make_plan(config: PrepConfig, tokenizer: "Tokenizer") -> Plan:
     """Look at the input files (not into them) and cut them into slices.
 
     Raises:
         ConfigError: a file that does not exist, or ids of another tokenizer.
     """
+    from data_prep.sources import module_of
+
     files: list[PlannedFile] = []
     slices: list[PlannedSlice] = []
     found = [module_of(source.kind).list_files(source) for source in config.sources]

@@ -8,25 +8,22 @@
 
 Everything but the shards and the tokenizer lies in OUTPUT/.work until the manifest is written. Over a cluster, tasks do
 the first two stages, each its share of the slices, and a finishing run does the rest.
+
+Here it is decided what there is to do and who may do it; `stages` does it, and is imported only then: a corpus that is
+finished is told at once.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.assemble import assemble, timed
 from data_prep.config import PrepConfig
-from data_prep.first_stage import collect, refuse_missing, run_first_stage
 from data_prep.machine import machine_errors
-from data_prep.manifest import TOKENIZER_DIRECTORY, Manifest, TokenizerInfo
-from data_prep.plan import Plan, finished_corpus, make_plan, read_plan, refuse_changes, settle_plan
-from data_prep.report import write_report
+from data_prep.manifest import Manifest
+from data_prep.plan import finished_corpus, read_plan, refuse_changes
 from data_prep.stopping import stop_on_signals
-from data_prep.tokenizers import load_tokenizer, save_tokenizer
-from data_prep.work import WORK_DIRECTORY, Work, task_work, whole_work
-from data_prep.workers import Workers
+from data_prep.work import WORK_DIRECTORY, task_work, whole_work
 from foreword.console import say
 from foreword.errors import ConfigError
-from foreword.files import fsync_directory
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,11 @@ def prepare_task(config: PrepConfig, task: int, tasks: int) -> TaskDone:
         if _finished(config, output):
             say(f"{output} is finished already, nothing to do")
             return TaskDone(0, 0)
+        from data_prep.stages import run_task
+
         with task_work(output, task, tasks) as work:
-            with work.one_at_a_time():
-                plan = _begin(config, output, work)[0]
-            numbers = plan.share(task, tasks)
-            with Workers(config.workers) as workers:
-                run_first_stage(config, plan, numbers, output / TOKENIZER_DIRECTORY, work, workers)
-        return TaskDone(len(numbers), sum(plan.slices[number].size_bytes for number in numbers))
+            sizes_bytes = run_task(config, output, work, task, tasks)
+        return TaskDone(len(sizes_bytes), sum(sizes_bytes))
 
 
 def finish(config: PrepConfig) -> Manifest:
@@ -89,8 +84,10 @@ def _whole(config: PrepConfig, only_finish: bool) -> Manifest:
         if finished is None and only_finish and read_plan(output / WORK_DIRECTORY) is None:
             raise ConfigError("no task has run on this output", where=output, remedy="run `foreword prep` with --task")
         if finished is None or (output / WORK_DIRECTORY).is_dir():
+            from data_prep.stages import run_whole
+
             with whole_work(output) as work:  # a run killed at its very end leaves its work directory to be removed
-                return _finished(config, output) or _prepare(config, output, work, only_finish)
+                return _finished(config, output) or run_whole(config, output, work, only_finish)
         say(f"{output} is finished already, nothing to do")
         return finished
 
@@ -100,29 +97,3 @@ def _finished(config: PrepConfig, output: Path) -> Manifest | None:
     if finished is not None:
         refuse_changes({"config": finished.config}, {"config": config.result_config()}, output)
     return finished
-
-
-def _begin(config: PrepConfig, output: Path, work: Work) -> tuple[Plan, TokenizerInfo]:
-    """Settle the plan and put the tokenizer where workers find it."""
-    tokenizer = load_tokenizer(config.tokenizer.path, config.tokenizer.eod, config.tokenizer.pad)
-    plan = settle_plan(work.root, make_plan(config, tokenizer))
-    return plan, save_tokenizer(tokenizer, output / TOKENIZER_DIRECTORY)
-
-
-def _prepare(config: PrepConfig, output: Path, work: Work, only_finish: bool) -> Manifest:
-    seconds: dict[str, float] = {}
-    with timed(seconds, "total"):
-        plan, info = _begin(config, output, work)
-        with Workers(config.workers) as workers, timed(seconds, "tokenize"):
-            if only_finish:
-                refuse_missing(plan, work, workers)
-            else:
-                every_slice = range(len(plan.slices))
-                run_first_stage(config, plan, every_slice, output / TOKENIZER_DIRECTORY, work, workers)
-        tokenized = collect(plan, work)
-        with Workers(config.workers) as workers:  # fresh processes, without the tokenizer's memory
-            manifest, shards = assemble(config, plan, info, tokenized, output, work, workers, seconds)
-    write_report(output, manifest, tokenized.records, shards, seconds)
-    fsync_directory(output)
-    manifest.save(output)
-    return manifest

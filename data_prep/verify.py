@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.documents_table import places, table_name
 from data_prep.manifest import TOKENIZER_DIRECTORY, FileInfo, Manifest, ShardInfo
 from data_prep.shards import PADDING, PARTS, map_array, size_problem
 from data_prep.workers import Workers, report_progress
@@ -123,6 +122,8 @@ def _content_problems(shard: _Shard) -> list[str]:
 
 def _documents_problems(shard: _Shard, row_ptr: np.ndarray, segments: np.ndarray) -> list[str]:
     """Whether the table of documents, when there is one, has one record per segment that is not padding."""
+    from data_prep.documents_table import places, table_name  # brings what reads and writes Parquet
+
     name = table_name(shard.split, shard.info.name)
     if name not in shard.info.files:
         return []

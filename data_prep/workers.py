@@ -25,7 +25,7 @@ from foreword.errors import MachineError, StoppedOnRequest
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-PRELOADED = ["data_prep.tokenize_stage", "data_prep.pack_stage", "gigatoken", "tokenizers"]
+PRELOADED = ["data_prep.tokenize_stage", "data_prep.pack_stage", "gigatoken", "pyarrow.compute", "tokenizers"]
 POLL_S = 0.2
 
 _shared: "_Shared | None" = None  # this process' view of it, set while it works

@@ -8,7 +8,7 @@ from tiny_corpus import make_corpus
 from training import HALF, STEPS, curve, fork_run, records, train_all, train_config
 
 from pipeline.checkpoint.meta import read_meta
-from pipeline.checkpoint.read import CheckpointReader, load_full_weights
+from pipeline.checkpoint.read import CheckpointReader
 
 TOPOLOGIES = [(zero_stage, tensor_parallel_size) for zero_stage in (0, 1, 2, 3) for tensor_parallel_size in (1, 2)]
 LAST = f"checkpoints/step_{STEPS:08d}"
