@@ -9,8 +9,8 @@ One document's way, in the order of the rooms:
     pack        documents                  -> rows of sequence_length + 1 tokens
     shards      rows                       -> memory-mapped .npy files with hashes
 
-`prepare` and `stages` run these rooms over many processes and machines, with `plan` (what is to be done), `work` (where,
-and who may), `tokenize_stage` and `first_stage`, `dedup`, `windows`, `pack_stage` and `assemble`; `predict` runs them on
-a sample. `manifest` is what a finished corpus says about itself, and `documents_table` leads from a row back to its
-documents.
+`prepare` and `stages` run these rooms over many processes and machines, with `plan` (what is to be done), `work`
+(where, and who may), `tokenize_stage` and `first_stage`, `dedup`, `windows`, `pack_stage` and `assemble`; `predict`
+runs them on a sample. `manifest` is what a finished corpus says about itself, and `documents_table` leads from a row
+back to its documents.
 """
