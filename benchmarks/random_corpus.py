@@ -31,7 +31,7 @@ def make_corpus(path: Path, *, packed: bool, sequence_length: int, vocab_size: i
     info = write_shard(path, "train", "00000", tokens, row_ptr, np.concatenate(segments))
     counts = {key: getattr(info, key) for key in ("rows", "segments", "tokens", "targets", "padding")}
     Manifest(
-        tokenizer=_tokenizer(path, vocab_size),
+        tokenizer=tokenizer_info(path, vocab_size),
         sequence_length=sequence_length,
         dtype=tokens.dtype.name,
         packing={"policy": "concat"},
@@ -51,7 +51,8 @@ def _segments(random: np.random.Generator, row_length: int, packed: bool) -> np.
     return np.stack([starts, random.integers(1, lengths)], axis=1).astype(np.int32)
 
 
-def _tokenizer(path: Path, vocab_size: int) -> TokenizerInfo:
+def tokenizer_info(path: Path, vocab_size: int) -> TokenizerInfo:
+    """A tokenizer that only counts bytes, four for each id; its file is written to `path`."""
     directory = path / "tokenizer"
     directory.mkdir()
     np.save(directory / "token_bytes.npy", np.full(vocab_size, 4, dtype=np.int32))

@@ -14,6 +14,7 @@ Layout (docs/shard-format.md is the reference):
 import hashlib
 import io
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -29,6 +30,7 @@ from data_prep.manifest import (
     SplitInfo,
     read_manifest_bytes,
 )
+from data_prep.mapped import MappedArray
 from foreword.errors import ConfigError, DataError
 from foreword.files import atomic_write
 
@@ -117,15 +119,33 @@ class Row:
     segments: np.ndarray
 
 
+class _MappedShard:
+    """The three files of a shard."""
+
+    def __init__(self, where: Path, info: ShardInfo) -> None:
+        self.tokens, self.row_ptr, self.segments = (MappedArray(where / f"{info.name}.{part}.npy") for part in PARTS)
+        shapes = self.row_ptr.array.shape, self.segments.array.shape
+        if len(self.tokens.array) != info.rows or shapes != ((info.rows + 1,), (info.segments, 2)):
+            raise DataError(
+                "the arrays' shapes are not those of the manifest",
+                where=where / f"{info.name}.*.npy",
+                remedy="run `foreword verify` on the corpus",
+            )
+
+    def row(self, local: int) -> Row:
+        row_ptr = self.row_ptr.array
+        return Row(self.tokens.array[local], self.segments.array[row_ptr[local] : row_ptr[local + 1]])
+
+
 class Split:
-    """The rows of one split in shard order; `split.row(i)` maps a shard's files at its first use."""
+    """The rows of one split in shard order; a shard's files are mapped at its first use."""
 
     def __init__(self, corpus: Path, name: str, info: SplitInfo) -> None:
         self.name = name
         self.info = info
         self.corpus = corpus
         self._first_row = [0, *accumulate(shard.rows for shard in info.shards)]
-        self._mapped: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._mapped: dict[int, _MappedShard] = {}
 
     def __len__(self) -> int:
         return self._first_row[-1]
@@ -137,12 +157,21 @@ class Split:
             IndexError: the index is outside.
             DataError: a shard's file is not what the manifest says.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of split {self.name!r}, which has {len(self)} rows")
-        shard = bisect_right(self._first_row, index) - 1
-        tokens, row_ptr, segments = self._mapped.get(shard) or self._map(shard)
-        local = index - self._first_row[shard]
-        return Row(tokens[local], segments[row_ptr[local] : row_ptr[local + 1]])
+        shard, local = self._place(index)
+        return shard.row(local)
+
+    def rows(self, indices: Sequence[int]) -> list[Row]:
+        """The rows at `indices`, anywhere in the split: read from the disk together and not one after another.
+
+        Raises as `row` does.
+        """
+        places = [self._place(index) for index in indices]
+        for shard, local in places:
+            shard.row_ptr.expect(local, local + 2)
+            shard.tokens.expect(local, local + 1)
+        for shard, local in places:
+            shard.segments.expect(*shard.row_ptr.array[local : local + 2].tolist())
+        return [shard.row(local) for shard, local in places]
 
     def locate(self, index: int) -> tuple[ShardInfo, int]:
         """The shard that the row at `index` in [0, len(split)) lies in, and its number there."""
@@ -153,17 +182,13 @@ class Split:
         # a data-loader worker maps the files itself; pickling a mapping would copy the shard
         return {**self.__dict__, "_mapped": {}}
 
-    def _map(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        info = self.info.shards[shard]
-        tokens, row_ptr, segments = (map_array(self.corpus / self.name / f"{info.name}.{part}.npy") for part in PARTS)
-        if len(tokens) != info.rows or row_ptr.shape != (info.rows + 1,) or segments.shape != (info.segments, 2):
-            raise DataError(
-                "the arrays' shapes are not those of the manifest",
-                where=self.corpus / self.name / f"{info.name}.*.npy",
-                remedy="run `foreword verify` on the corpus",
-            )
-        self._mapped[shard] = tokens, row_ptr, segments
-        return self._mapped[shard]
+    def _place(self, index: int) -> tuple[_MappedShard, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of split {self.name!r}, which has {len(self)} rows")
+        shard = bisect_right(self._first_row, index) - 1
+        if shard not in self._mapped:
+            self._mapped[shard] = _MappedShard(self.corpus / self.name, self.info.shards[shard])
+        return self._mapped[shard], index - self._first_row[shard]
 
 
 @dataclass(frozen=True)
@@ -210,7 +235,7 @@ class Corpus:
 
     def token_bytes(self) -> np.ndarray:
         """How many UTF-8 bytes of text each id stands for, 0 for special ids: int32 [vocab_size]."""
-        return np.array(map_array(self.path / TOKENIZER_DIRECTORY / TOKEN_BYTES_NAME))
+        return np.array(MappedArray(self.path / TOKENIZER_DIRECTORY / TOKEN_BYTES_NAME).array)
 
 
 def size_problem(path: Path, info: FileInfo) -> str | None:
@@ -222,11 +247,3 @@ def size_problem(path: Path, info: FileInfo) -> str | None:
     if size != info.size:
         return f"{path}: {size:,} bytes where the manifest says {info.size:,}"
     return None
-
-
-def map_array(path: Path) -> np.ndarray:
-    """Memory-map a .npy file read-only; DataError naming the file when it is not one."""
-    try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read as a .npy file: {error}", where=path, remedy="run `foreword verify`") from None

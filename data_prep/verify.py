@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.manifest import TOKENIZER_DIRECTORY, FileInfo, Manifest, ShardInfo
-from data_prep.shards import PADDING, PARTS, map_array, size_problem
+from data_prep.mapped import MappedArray
+from data_prep.shards import PADDING, PARTS, size_problem
 from data_prep.workers import Workers, report_progress
 from foreword.console import progress
 from foreword.errors import DataError
@@ -85,7 +86,7 @@ def _content_problems(shard: _Shard) -> list[str]:
     """Whether arrays with the right hashes also keep the format's promises."""
     where = shard.corpus / shard.split / shard.info.name
     try:
-        tokens, row_ptr, segments = (map_array(Path(f"{where}.{part}.npy")) for part in PARTS)
+        tokens, row_ptr, segments = (MappedArray(Path(f"{where}.{part}.npy")).array for part in PARTS)
     except DataError as error:
         return [str(error)]
     info = shard.info

