@@ -4,6 +4,7 @@ A row is a sequence of the corpus; a step is an optimizer step, whether its upda
 input position, so that a row has the corpus's `sequence_length` of them.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,10 +24,12 @@ from pydantic import (
 from foreword.config import Section
 
 DecayRate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 UnitFraction = Annotated[float, Field(ge=0.0, le=1.0)]
 CorpusName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 ObjectiveName = Literal["causal", "prefix", "bidirectional"]
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
+PromptReading = Literal["causal", "prefix"]
 
 
 def _one_alone(value: Any) -> Any:
@@ -53,6 +56,16 @@ Objectives = Annotated[
     AfterValidator(_with_weight),
     PlainSerializer(_as_written),
 ]
+
+
+def describe_objectives(objectives: Mapping[ObjectiveName, float]) -> str:
+    """For people: "prefix", or "causal 1, prefix 2"."""
+    return next(iter(objectives)) if len(objectives) == 1 else ", ".join(f"{n} {w:g}" for n, w in objectives.items())
+
+
+def prompt_reading(objectives: Mapping[ObjectiveName, float]) -> PromptReading:
+    """How a model trained with these objectives reads a prompt: as a prefix if it was trained on prefixes at all."""
+    return "prefix" if "prefix" in objectives else "causal"
 
 
 class ModelConfig(Section):
@@ -88,7 +101,7 @@ class DataConfig(Section):
     corpora: dict[CorpusName, BlendedCorpus] = Field(default_factory=dict)
     train_split: str = "train"
     validation_split: str = "valid"
-    seed: NonNegativeInt = 1234
+    seed: Seed = 1234
 
     @model_validator(mode="after")
     def _one_or_several(self) -> "DataConfig":
@@ -309,6 +322,24 @@ class EvaluationConfig(Section):
     rows: PositiveInt | None = 256
 
 
+class InitFrom(Section):
+    """What a new run begins with in place of drawn weights; in YAML the path alone is short for `path` and resets.
+
+    `path` is a run (its newest complete checkpoint), a checkpoint, or a weights directory. Weights are always taken;
+    `optimizer: keep` takes Adam's moments and step count too, and `position: keep` the place in the schedule and in the
+    order of the data. See `pipeline.init_from`.
+    """
+
+    path: Path
+    optimizer: Literal["reset", "keep"] = "reset"
+    position: Literal["reset", "keep"] = "reset"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str | Path) else value
+
+
 class WandbConfig(Section):
     """Weights & Biases. `auto` is online where a key is set and offline elsewhere."""
 
@@ -344,8 +375,8 @@ class TrainConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
-    seed: NonNegativeInt = 1234
-    init_from: Path | None = None
+    seed: Seed = 1234
+    init_from: InitFrom | None = None
 
     @model_validator(mode="after")
     def _tensor_parallel_size_divides_the_heads(self) -> "TrainConfig":

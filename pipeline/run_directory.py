@@ -1,4 +1,4 @@
-"""A run's directory: the resolved configuration, the tokenizer, and the checkpoint to continue from.
+"""A run's directory: the resolved configuration, the tokenizer, and what to continue or to begin from.
 
 run/.lease/           who trains here, see `lease`
 run/config.yaml       the resolved configuration of the latest start
@@ -18,12 +18,14 @@ from foreword.console import say, warn
 from foreword.errors import ConfigError
 from foreword.files import atomic_write
 from pipeline.checkpoint.choose import choose_checkpoint
-from pipeline.checkpoint.meta import BlendPart, CorpusIdentity, read_meta
+from pipeline.checkpoint.meta import BlendPart, CorpusIdentity, Origin, read_meta
 from pipeline.checkpoint.restore import changed_settings, refuse_other_run
 from pipeline.checkpoint.workspace import remove_leftovers
 from pipeline.config import TrainConfig
 from pipeline.data.corpora import Corpora
 from pipeline.distributed.agreement import main_rank
+from pipeline.init_from import find_origin
+from pipeline.schedule import Schedule
 from pipeline.set_aside import set_aside_later, set_aside_run
 from pipeline.start import Start
 
@@ -48,32 +50,52 @@ def identify(corpora: Corpora) -> CorpusIdentity:
     )
 
 
-def prepare_run_directory(config: TrainConfig, corpora: Corpora, start: Start, number: int) -> Path | None:
-    """Find the checkpoint to continue from (None: a new run), then lay out the directory. Every rank must call this.
+def prepare_run_directory(
+    config: TrainConfig, corpora: Corpora, schedule: Schedule, start: Start, number: int
+) -> tuple[Path | None, Origin | None]:
+    """Find what to continue or to begin from, then lay out the directory. Every rank must call this.
 
     Args:
         config: the resolved configuration.
         corpora: the data.
+        schedule: of the run.
         start: what was asked for.
         number: the fencing number of this start. What earlier ones have not published by now, they never will.
 
+    Returns:
+        The checkpoint to continue from, None for a new run; and what a new run begins with, None for drawn weights.
+
     Raises:
-        CheckpointError: the run was started with other data or another model, or none of its checkpoints is whole.
-        ConfigError: the directory cannot be written, or there is a checkpoint and `start` refuses to resume.
+        CheckpointError: the run was started with other data or another model, or none of its checkpoints is whole; a
+            new run cannot begin with `init_from`.
+        ConfigError: the directory cannot be written, or there is a checkpoint and `start` refuses to resume; a new run
+            cannot keep what `init_from` asks for.
     """
     main_rank(lambda: _remove_leftovers(config.run_dir, number))
     start = main_rank(lambda: start.as_first_or_again(config.run_dir, os.environ))
     checkpoint = None if start.fresh else choose_checkpoint(config.run_dir, start)
-    main_rank(lambda: _lay_out(config, corpora, start, checkpoint))
-    return checkpoint
+    origin = main_rank(lambda: _check(config, corpora, schedule, start, checkpoint))
+    main_rank(lambda: _lay_out(config, corpora, start))
+    return checkpoint, origin
 
 
-def _lay_out(config: TrainConfig, corpora: Corpora, start: Start, checkpoint: Path | None) -> None:
-    if checkpoint is not None:
-        meta = read_meta(checkpoint)
-        refuse_other_run(checkpoint, meta, config, identify(corpora))
-        for change in changed_settings(meta, config):
-            warn(f"changed since the checkpoint: {change}")
+def _check(
+    config: TrainConfig, corpora: Corpora, schedule: Schedule, start: Start, checkpoint: Path | None
+) -> Origin | None:
+    """Whether the run can go on from `checkpoint`, or begin as `init_from` says; nothing has been changed so far."""
+    init, corpus = config.init_from, identify(corpora)
+    if checkpoint is None:
+        return None if init is None else find_origin(init, config, corpus, schedule, verify=start.verify)
+    meta = read_meta(checkpoint)
+    refuse_other_run(checkpoint, meta, config, corpus)
+    for change in changed_settings(meta, config):
+        warn(f"changed since the checkpoint: {change}")
+    if init is not None and init.model_dump(mode="json") != meta.config.get("init_from"):
+        warn("init_from has no effect: the run continues from its own checkpoint, and it did not begin with this")
+    return None
+
+
+def _lay_out(config: TrainConfig, corpora: Corpora, start: Start) -> None:
     try:
         aside = None
         if start.fresh:

@@ -20,11 +20,11 @@ from foreword.errors import CheckpointError, ForewordError, StoppedOnRequest
 from pipeline.attention import COMPUTE_DTYPES, select_backend
 from pipeline.checkpoint.find import step_directory
 from pipeline.checkpoint.fragments import optimizer_steps
-from pipeline.checkpoint.meta import CheckpointMeta, ParameterInfo, Progress, Randomness, Topology
+from pipeline.checkpoint.meta import CheckpointMeta, Origin, ParameterInfo, Progress, Randomness, Topology
 from pipeline.checkpoint.restore import restore
 from pipeline.checkpoint.save import Saver
 from pipeline.checkpoint.workspace import Workspace
-from pipeline.config import TrainConfig
+from pipeline.config import TrainConfig, prompt_reading
 from pipeline.data.batch import Batch
 from pipeline.data.corpora import Corpora, open_corpora
 from pipeline.data.loader import TrainLoader
@@ -33,8 +33,9 @@ from pipeline.data.share import Share
 from pipeline.distributed.agreement import all_ranks, gather, main_rank
 from pipeline.distributed.parallel import Parallel, initialize
 from pipeline.engine import Engine
+from pipeline.init_from import begin_from
 from pipeline.lease import Lease, acquire
-from pipeline.model import GPT2, build_model, load_full_state, padded_vocab_size
+from pipeline.model import GPT2, build_model, padded_vocab_size
 from pipeline.model.flops import attended_pairs
 from pipeline.run_directory import identify, prepare_run_directory
 from pipeline.schedule import Schedule
@@ -44,7 +45,6 @@ from pipeline.telemetry.recorder import Telemetry
 from pipeline.telemetry.throughput import Throughput
 from pipeline.telemetry.versions import library_versions
 from pipeline.validation import summarize, validate_model
-from pipeline.weights.pretrained import initial_weights
 
 Result = TypeVar("Result")
 
@@ -70,14 +70,16 @@ def train(config: TrainConfig, start: Start = Start()) -> None:  # noqa: B008 - 
         silence_s = config.checkpoint.takeover_after_s
         lease = all_ranks(lambda: stack.enter_context(acquire(config.run_dir, silence_s)) if parallel.is_main else None)
         number = main_rank(lambda: lease.number if lease else 0)
-        checkpoint = prepare_run_directory(config, corpora, start, number)
+        checkpoint, origin = prepare_run_directory(config, corpora, schedule, start, number)
 
-        model = all_ranks(lambda: _initial_model(config, corpora.tokenizer, parallel)).to(parallel.device)
+        model = all_ranks(lambda: _drawn_model(config, corpora.tokenizer, parallel)).to(parallel.device)
         engine = Engine(model, config, parallel, share.max_accumulation_steps)
         progress, wandb_run_id = Progress(), None
         if checkpoint is not None:
             meta = restore(checkpoint, engine)
-            progress, wandb_run_id = meta.progress, meta.wandb_run_id
+            progress, wandb_run_id, origin = meta.progress, meta.wandb_run_id, meta.origin
+        elif origin is not None:
+            progress = begin_from(origin, engine)
 
         loader = TrainLoader(
             TrainingRows(corpora, config),
@@ -93,14 +95,14 @@ def train(config: TrainConfig, start: Start = Start()) -> None:  # noqa: B008 - 
                 return None
             total_steps = schedule.total_steps(*progress.position)
             telemetry = stack.enter_context(Telemetry(config, wandb_run_id, progress.step, total_steps, lease.path))
-            telemetry.start(progress.step, _topology(config, parallel).model_dump(), checkpoint)
+            telemetry.start(progress.step, _topology(config, parallel).model_dump(), checkpoint, origin)
             return telemetry
 
         telemetry = all_ranks(start_telemetry)
         workspace = Workspace(config.run_dir, number)
         main_rank(workspace.open)
         saver = all_ranks(lambda: stack.enter_context(Saver(engine, workspace, config.checkpoint, lease)))
-        run = _Run(config, schedule, parallel, corpora, engine, saver, lease, telemetry, progress, checkpoint)
+        run = _Run(config, schedule, parallel, corpora, engine, saver, lease, telemetry, progress, checkpoint, origin)
         run.run(loader, stop)
 
 
@@ -132,12 +134,13 @@ class _Run:
         telemetry: Telemetry | None,
         progress: Progress,
         checkpoint: Path | None,
+        origin: Origin | None,
     ) -> None:
         self.config, self.schedule, self.parallel = config, schedule, parallel
         self.corpora, self.engine, self.saver = corpora, engine, saver
         self.lease, self.telemetry = lease, telemetry  # on rank 0
         self.progress = progress
-        self.checkpoint = checkpoint  # the newest one
+        self.checkpoint, self.origin = checkpoint, origin  # the newest one; what the run once began with
         self.loss: float | None = None  # of the last step whose update was made
         self.validation_loss: float | None = None  # of the last step, when it was evaluated
         self.save_is_due = False  # a step that is skipped is not the one to save after: the next good one is
@@ -279,7 +282,7 @@ class _Run:
     def _evaluate(self) -> None:
         results = validate_model(self.engine.model, self.corpora, self.config, self.parallel)
         summary = summarize(results, self.corpora.weights)
-        self.validation_loss = summary["causal_loss" if list(self.config.objective) == ["causal"] else "prefix_loss"]
+        self.validation_loss = summary[f"{prompt_reading(self.config.objective)}_loss"]
         if self.telemetry:
             self._tell(partial(self.telemetry.validation, self.progress.step, summary))
         self.throughput.restart()
@@ -337,6 +340,7 @@ class _Run:
             progress=self.progress,
             optimizer_steps=optimizer_steps(self.engine),
             engine=self.engine.state,
+            origin=self.origin,
             loss=self.loss,
             validation_loss=self.validation_loss,
             topology=_topology(self.config, self.parallel),
@@ -353,13 +357,10 @@ class _Run:
         )
 
 
-def _initial_model(config: TrainConfig, tokenizer: TokenizerInfo, parallel: Parallel) -> GPT2:
-    """The model before its first step: drawn from `seed`, or read from `init_from`."""
+def _drawn_model(config: TrainConfig, tokenizer: TokenizerInfo, parallel: Parallel) -> GPT2:
+    """The model with the weights that are drawn from `seed`."""
     backend = select_backend(config.attention, parallel.device, COMPUTE_DTYPES[config.precision])
-    model = build_model(config.model, tokenizer.vocab_size, backend=backend, seed=config.seed)
-    if config.init_from is not None:
-        load_full_state(model, initial_weights(config.init_from, tokenizer))
-    return model
+    return build_model(config.model, tokenizer.vocab_size, backend=backend, seed=config.seed)
 
 
 def _topology(config: TrainConfig, parallel: Parallel) -> Topology:

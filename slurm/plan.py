@@ -75,8 +75,8 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
             remedy="choose a tensor_parallel_size that divides the processes of one node",
         )
     data_parallel_size = cluster.world_size // tensor_parallel_size
-    if train.init_from is not None and not train.init_from.exists():
-        raise ConfigError("no such checkpoint", where=f"init_from: {train.init_from}", remedy="check the path")
+    if train.init_from is not None and not train.init_from.path.exists():
+        raise ConfigError("no such checkpoint", where=f"init_from: {train.init_from.path}", remedy="check the path")
     corpora = open_corpora(train)
     sequence_length = corpora.sequence_length
     schedule = Schedule(train.schedule, train.optimizer.lr, train.batch, sequence_length)

@@ -42,6 +42,7 @@ def describe_checkpoint(path: Path) -> dict:
         "loss": meta.loss,
         "parameters": parameters,
         "objective": meta.config["objective"],
+        "origin": meta.origin and meta.origin.model_dump(mode="json"),
         "model": meta.config["model"],
         "topology": meta.topology.model_dump(),
         "corpus": meta.corpus.model_dump(),

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from foreword.config import Section
 from foreword.errors import CheckpointError
 from foreword.files import atomic_write, damaged_files
+from pipeline.config import Objectives
 
 META_NAME = "foreword.json"
 # what is stored of each parameter: its fp32 value and Adam's two moments
@@ -116,6 +117,25 @@ class Progress(Section):
         )
 
 
+class Origin(Section):
+    """What a run began with in place of drawn weights; see `pipeline.init_from`.
+
+    Attributes:
+        path: the checkpoint or weights directory.
+        meta_sha256: of its foreword.json, which holds the hash of every other file.
+        objective: name -> weight, that the weights were trained with.
+        progress: how far the run of that checkpoint had come; None for weights without a run.
+        optimizer, position: whether they were kept or began anew.
+    """
+
+    path: str
+    meta_sha256: str
+    objective: Objectives
+    progress: Progress | None
+    optimizer: Literal["reset", "keep"]
+    position: Literal["reset", "keep"]
+
+
 class Randomness(Section):
     """Where the run's random numbers come from.
 
@@ -159,6 +179,7 @@ class CheckpointMeta(Section):
         progress: how far the run has come; the position in the data's order is `progress.samples_consumed`.
         optimizer_steps: updates that Adam has made.
         engine: what else decides the next steps: the guard and the loss scale.
+        origin: what the run began with; None where its first weights were drawn.
         loss: training loss of the last step whose update was made, nats per scored token.
         validation_loss: as the objective reads prefixes; None when this step was not evaluated.
         config: the resolved configuration of the run.
@@ -172,6 +193,7 @@ class CheckpointMeta(Section):
     progress: Progress
     optimizer_steps: int
     engine: EngineState = EngineState()
+    origin: Origin | None = None
     loss: float | None
     validation_loss: float | None = None
     topology: Topology

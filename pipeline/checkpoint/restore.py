@@ -1,6 +1,6 @@
 """A checkpoint -> a live engine, whatever topology wrote it and whatever topology reads it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,26 @@ def restore(checkpoint: Path, engine: Engine) -> CheckpointMeta:
     Raises:
         CheckpointError: a file is unreadable or lacks something; on all ranks.
     """
-    meta = all_ranks(lambda: _read_into(checkpoint, engine))
+    meta = all_ranks(lambda: read_into(engine, checkpoint, KINDS))
     finish_restore(engine, steps=meta.optimizer_steps)
     engine.restore_state(meta.engine)
+    return meta
+
+
+def read_into(engine: Engine, checkpoint: Path, kinds: Sequence[str]) -> CheckpointMeta:
+    """Write what a checkpoint holds of `kinds` (of KINDS) into this rank's fragments; `finish_restore` comes after it.
+
+    Raises:
+        CheckpointError: a file is unreadable or lacks something.
+    """
+    meta = read_meta(checkpoint)
+    place = engine.parallel.tensor_parallel_rank, engine.parallel.tensor_parallel_size
+    with CheckpointReader(checkpoint, meta) as reader:
+        for fragment in fragments_of(engine):
+            for kind in kinds:
+                for part in fragment.state[kind].split(ELEMENTS_AT_A_TIME):
+                    at = part.storage_offset() - fragment.state[kind].storage_offset()
+                    part.copy_(reader.read_slice_range(fragment.name, kind, *place, fragment.start + at, part.numel()))
     return meta
 
 
@@ -56,23 +73,11 @@ def changed_settings(meta: CheckpointMeta, config: TrainConfig) -> list[str]:
 
 
 def _settings(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything but where things lie, and but for model and data, which may not change."""
+    """Dotted key and value of what has an effect and may change: not where things lie, model, data and origin."""
     for key, value in config.items():
-        if above + key in ("run_dir", "data.corpus", "data.corpora", "model"):
+        if above + key in ("run_dir", "data.corpus", "data.corpora", "model", "init_from"):
             continue
         if isinstance(value, dict) and key != "objective":  # that one is a name or a mapping
             yield from _settings(value, f"{above}{key}.")
         else:
             yield above + key, value
-
-
-def _read_into(checkpoint: Path, engine: Engine) -> CheckpointMeta:
-    meta = read_meta(checkpoint)
-    place = engine.parallel.tensor_parallel_rank, engine.parallel.tensor_parallel_size
-    with CheckpointReader(checkpoint, meta) as reader:
-        for fragment in fragments_of(engine):
-            for kind in KINDS:
-                for part in fragment.state[kind].split(ELEMENTS_AT_A_TIME):
-                    at = part.storage_offset() - fragment.state[kind].storage_offset()
-                    part.copy_(reader.read_slice_range(fragment.name, kind, *place, fragment.start + at, part.numel()))
-    return meta

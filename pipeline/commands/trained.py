@@ -95,7 +95,8 @@ def generate(
 ) -> None:
     """Continue a prompt with CHECKPOINT: a run, one of its checkpoints, or imported weights.
 
-    A model trained on prefixes reads the prompt in both directions. Prints the prompt with its continuation.
+    A model trained on prefixes, alone or among other objectives, reads the prompt in both directions. Prints the prompt
+    with its continuation.
     """
     from pipeline.generate import generate as continue_prompt
     from pipeline.weights.pretrained import open_pretrained
@@ -112,7 +113,7 @@ def generate(
             top_k=top_k,
             top_p=top_p,
             seed=seed,
-            prefix=pretrained.objective == "prefix" if prefix is None else prefix,
+            prefix=pretrained.reads_prompts == "prefix" if prefix is None else prefix,
             stop_id=tokenizer.eod_id,
         )
     # decoded together: a token may hold only a part of a character, or stand for a space only inside of a text
@@ -141,10 +142,12 @@ def export(checkpoint: Path, out: Path) -> None:
     from foreword.console import say, warn
     from pipeline.weights.hugging_face import export_weights
 
-    objective = export_weights(checkpoint, out)
+    exported = export_weights(checkpoint, out)
     say(f"exported to {out}")
-    if objective == "prefix":
+    if exported.reads_prompts == "prefix":
         warn("this model was trained to read prompts in both directions; GPT2LMHeadModel reads them causally")
+    if "bidirectional" in exported.objective:
+        warn("this model was trained on masked tokens too; a mask token in the vocabulary's padding is not exported")
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from typing import IO, Any
 from foreword.console import Progress, progress, say, warn
 from foreword.errors import ConfigError, MachineError
 from foreword.files import TEMPORARY_PREFIX, fsync_directory
+from pipeline.checkpoint.meta import Origin
 from pipeline.checkpoint.meta import Progress as TrainProgress
-from pipeline.config import TrainConfig, WandbConfig
+from pipeline.config import TrainConfig, WandbConfig, describe_objectives
 from pipeline.telemetry.metrics import METRICS_NAME
 
 WANDB_HOST = "api.wandb.ai"
@@ -88,10 +89,16 @@ class Telemetry:
         else:
             say(f"step {record['step']:>6}/{self.total_steps}  {line}  lr {record['lr']:.2e}")
 
-    def start(self, step: int, topology: dict[str, Any], checkpoint: Path | None) -> None:
-        """The run starts, or continues from `checkpoint`."""
+    def start(self, step: int, topology: dict[str, Any], checkpoint: Path | None, origin: Origin | None = None) -> None:
+        """The run continues from `checkpoint`, or begins: with what `origin` says, or with drawn weights."""
         say(f"resumed from {checkpoint}" if checkpoint else f"a new run in {self.config.run_dir}")
-        self._event("start", step, topology=topology, resumed_from=checkpoint and str(checkpoint))
+        if origin is not None and checkpoint is None:
+            at = f" (step {origin.progress.step})" if origin.progress else ""
+            trained = f"trained with objective {describe_objectives(origin.objective)}"
+            say(f"its weights are those of {origin.path}{at}, {trained}")
+            say(f"optimizer {origin.optimizer}, position {origin.position}: it begins after step {step}")
+        began_with = origin and origin.model_dump(mode="json")
+        self._event("start", step, topology=topology, resumed_from=checkpoint and str(checkpoint), origin=began_with)
 
     def validation(self, step: int, summary: dict[str, float]) -> None:
         """The validation split was evaluated."""

@@ -13,6 +13,7 @@ import torch
 
 from foreword.errors import CheckpointError
 from pipeline.checkpoint.meta import MASTER
+from pipeline.config import describe_objectives
 from pipeline.weights.directory import WeightsMeta, save_weights
 from pipeline.weights.pretrained import Pretrained, open_pretrained
 from pipeline.weights.stored import open_stored
@@ -57,7 +58,11 @@ def average_weights(paths: Sequence[Path], out: Path) -> WeightsMeta:
 
 def _refuse_another_model(first: Pretrained, other: Pretrained) -> None:
     sides = [
-        {"objective": p.objective, "tokenizer sha256": p.tokenizer_sha256, "vocab_size": p.vocab_size}
+        {
+            "objective": describe_objectives(p.objective),
+            "tokenizer sha256": p.tokenizer_sha256,
+            "vocab_size": p.vocab_size,
+        }
         | {f"model.{key}": value for key, value in p.config.model_dump(mode="json").items()}
         for p in (first, other)
     ]

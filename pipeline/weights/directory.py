@@ -26,7 +26,7 @@ from data_prep.tokenizers import Tokenizer, save_tokenizer
 from foreword.config import Section
 from foreword.errors import CheckpointError, ConfigError
 from foreword.files import TEMPORARY_PREFIX, atomic_write, damaged_files, fsync_directory, sha256_of
-from pipeline.config import ModelConfig
+from pipeline.config import ModelConfig, ObjectiveName, Objectives
 
 FORMAT: Literal["foreword-weights"] = "foreword-weights"
 META_NAME = "foreword.json"
@@ -38,7 +38,7 @@ class WeightsMeta(Section):
     """The contents of foreword.json.
 
     Attributes:
-        objective: how the weights were trained to read a prompt.
+        objective: name -> weight, that the weights were trained with.
         source: where the weights come from, for people.
         files: name inside the directory -> size and hash.
     """
@@ -47,7 +47,7 @@ class WeightsMeta(Section):
     version: Literal[1] = 1
     model: ModelConfig
     vocab_size: int
-    objective: Literal["causal", "prefix"]
+    objective: Objectives
     tokenizer: TokenizerInfo
     source: str
     files: dict[str, FileInfo]
@@ -59,7 +59,7 @@ def save_weights(
     *,
     model: ModelConfig,
     vocab_size: int,
-    objective: Literal["causal", "prefix"],
+    objective: Mapping[ObjectiveName, float],
     tokenizer: Tokenizer,
     source: str,
 ) -> WeightsMeta:
@@ -80,7 +80,7 @@ def save_weights(
         meta = WeightsMeta(
             model=model,
             vocab_size=vocab_size,
-            objective=objective,
+            objective=dict(objective),
             tokenizer=tokenizer_info,
             source=source,
             files={

@@ -28,7 +28,7 @@ from foreword.files import atomic_write
 from pipeline.config import ModelConfig
 from pipeline.model import padded_vocab_size
 from pipeline.weights.directory import WeightsMeta, save_weights, whole_directory
-from pipeline.weights.pretrained import open_pretrained
+from pipeline.weights.pretrained import Pretrained, open_pretrained
 
 # one layer's names there -> here
 LINEAR_LAYERS = {
@@ -79,17 +79,19 @@ def import_weights(hf_dir: Path, out: Path, tokenizer_path: Path | None = None) 
         full_state,
         model=config,
         vocab_size=vocab_size,
-        objective="causal",
+        objective={"causal": 1.0},
         tokenizer=tokenizer,
         source=f"Hugging Face GPT-2 weights from {hf_dir}",
     )
 
 
-def export_weights(path: Path, out: Path) -> str:
+def export_weights(path: Path, out: Path) -> Pretrained:
     """Write a Hugging Face directory that GPT2LMHeadModel loads, from a run, a checkpoint or a weights directory.
 
+    The vocabulary's padding is left out, and with it a mask token that lies there.
+
     Returns:
-        The objective that the weights were trained with: GPT2LMHeadModel reads every prompt causally.
+        What was exported: how it reads prompts is not written, and GPT2LMHeadModel reads every prompt causally.
 
     Raises:
         CheckpointError: `path` holds no intact weights.
@@ -104,7 +106,7 @@ def export_weights(path: Path, out: Path) -> str:
             (temporary / TOKENIZER_FILES.get(name, name)).write_bytes(content)
         with atomic_write(temporary / "config.json", "w") as file:
             file.write(json.dumps(hf_config(pretrained.config, pretrained.vocab_size, tokenizer), indent=2) + "\n")
-    return pretrained.objective
+    return pretrained
 
 
 def read_config(hf_dir: Path) -> tuple[ModelConfig, int]:

@@ -1,4 +1,4 @@
-"""A path that holds trained weights -> the model, its tokenizer and how it reads a prompt.
+"""A path that holds trained weights -> the model, its tokenizer, and what it was trained for.
 
 The path may be a run, one of its checkpoints (of any topology), or a weights directory.
 """
@@ -6,17 +6,16 @@ The path may be a run, one of its checkpoints (of any topology), or a weights di
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from pydantic import TypeAdapter
 from torch import Tensor
 
-from data_prep.manifest import TokenizerInfo
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from foreword.errors import CheckpointError
 from pipeline.checkpoint.find import find_checkpoint
-from pipeline.checkpoint.meta import read_meta
+from pipeline.checkpoint.meta import CheckpointMeta, read_meta
 from pipeline.checkpoint.read import load_full_weights
-from pipeline.config import ModelConfig
+from pipeline.config import ModelConfig, ObjectiveName, Objectives, PromptReading, prompt_reading
 from pipeline.model import GPT2, build_model, load_full_state
 from pipeline.weights import directory as weights
 
@@ -29,19 +28,26 @@ class Pretrained:
         path: the checkpoint or weights directory itself.
         config: the model's shape.
         vocab_size: ids in use, without padding.
-        objective: "prefix" when prompts were read in both directions in training.
+        objective: name -> weight, that they were trained with.
         tokenizer_dir: its tokenizer.
         tokenizer_sha256: what the tokenizer must be.
         load_weights: reads the logical parameters, name -> fp32 tensor of full shape.
+        checkpoint: what the checkpoint says of itself; None for a weights directory.
     """
 
     path: Path
     config: ModelConfig
     vocab_size: int
-    objective: Literal["causal", "prefix"]
+    objective: dict[ObjectiveName, float]
     tokenizer_dir: Path
     tokenizer_sha256: str
     load_weights: Callable[[], dict[str, Tensor]]
+    checkpoint: CheckpointMeta | None
+
+    @property
+    def reads_prompts(self) -> PromptReading:
+        """As a prefix, in both directions, or causally."""
+        return prompt_reading(self.objective)
 
     def load_model(self) -> GPT2:
         """The model on the CPU in fp32; needs `pipeline.distributed.parallel.initialize` before it."""
@@ -82,6 +88,7 @@ def open_pretrained(path: Path) -> Pretrained:
             tokenizer_dir=path / weights.TOKENIZER_DIRECTORY,
             tokenizer_sha256=meta.tokenizer.sha256,
             load_weights=lambda: weights.load_weights(path),
+            checkpoint=None,
         )
     checkpoint = find_checkpoint(path)
     saved = read_meta(checkpoint)
@@ -91,24 +98,9 @@ def open_pretrained(path: Path) -> Pretrained:
         path=checkpoint,
         config=ModelConfig.model_validate(saved.config["model"]),
         vocab_size=saved.corpus.vocab_size,
-        objective=saved.config["objective"],
+        objective=TypeAdapter(Objectives).validate_python(saved.config["objective"]),
         tokenizer_dir=tokenizers[0] if tokenizers[0].is_dir() else tokenizers[1],
         tokenizer_sha256=saved.corpus.tokenizer_sha256,
         load_weights=lambda: load_full_weights(checkpoint),
+        checkpoint=saved,
     )
-
-
-def initial_weights(path: Path, tokenizer: TokenizerInfo) -> dict[str, Tensor]:
-    """The logical parameters at `path`, to start a run on data that `tokenizer` has encoded.
-
-    Raises:
-        CheckpointError: there are none, or they were made with another tokenizer.
-    """
-    pretrained = open_pretrained(path)
-    if pretrained.tokenizer_sha256 != tokenizer.sha256:
-        raise CheckpointError(
-            f"these weights were made with another tokenizer than the corpus, whose is {tokenizer.name!r}",
-            where=path,
-            remedy=f"prepare the corpus with the tokenizer in {pretrained.tokenizer_dir}",
-        )
-    return pretrained.load_weights()
