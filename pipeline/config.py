@@ -40,9 +40,10 @@ def _one_alone(value: Any) -> Any:
 
 
 def _with_weight(weights: dict[ObjectiveName, float]) -> dict[ObjectiveName, float]:
-    if not sum(weights.values()):
+    mixed = {name: weights[name] for name in OBJECTIVES if weights.get(name)}
+    if not mixed:
         raise ValueError("no objective has a weight above 0")
-    return {name: weights[name] for name in OBJECTIVES if weights.get(name)}
+    return mixed if len(mixed) > 1 else dict.fromkeys(mixed, 1.0)
 
 
 def _as_written(weights: dict[ObjectiveName, float]) -> Any:

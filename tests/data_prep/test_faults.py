@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 from corpus_files import bytes_of, segments_of
 from jsonl_files import write_jsonl
 
-from data_prep.manifest import FileInfo, Manifest, ShardInfo, SplitInfo
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from sparse_corpus import fill_rows, make_sparse_corpus
+
 from data_prep.prepare import prepare, prepare_task
-from data_prep.shards import PARTS, Corpus
+from data_prep.shards import Corpus
 from data_prep.tokenizers import load_tokenizer
 from data_prep.verify import verify_corpus
 from data_prep.work import whole_work
@@ -127,37 +128,19 @@ def test_the_largest_vocabulary_of_two_bytes_and_the_next_one(make_config, tmp_p
     assert verify_corpus(Path(config.output), 1) == []
 
 
-def test_a_corpus_of_a_billion_rows_opens_without_looking_at_them(make_config, jsonl_path, tmp_path):
+def test_a_corpus_of_a_billion_rows_opens_without_looking_at_them(tmp_path):
     """Sparse files: their sizes are real, their blocks are not."""
-    config = make_config(jsonl_path)
-    corpus, rows, shards = Path(config.output), 10**9, 4
-    prepared = prepare(config)
-    infos = []
-    for number in range(shards):
-        files = {}
-        shapes = {"tokens": (rows // shards, 2), "row_ptr": (rows // shards + 1,), "segments": (rows // shards, 2)}
-        for part, dtype in zip(PARTS, ("u2", "i8", "i4"), strict=True):
-            name = f"train/9{number:04d}.{part}.npy"
-            array = np.lib.format.open_memmap(corpus / name, "w+", np.dtype(dtype), shapes[part])
-            files[name] = FileInfo(size=(corpus / name).stat().st_size, sha256="0" * 64)
-            if part == "tokens":
-                array[-1] = 7, number
-            if part == "row_ptr":
-                array[-2:] = rows // shards - 1, rows // shards
-        counts = {"tokens": 2 * rows // shards, "targets": rows // shards, "padding": 0, "segments": rows // shards}
-        infos.append(ShardInfo(name=f"9{number:04d}", rows=rows // shards, files=files, **counts))
-    keys = ("rows", "segments", "tokens", "targets", "padding")
-    sums = {key: sum(getattr(info, key) for info in infos) for key in keys}
-    train = SplitInfo(documents=rows, cut_documents=0, shards=infos, **sums)
-    values = prepared.model_dump() | {"sequence_length": 1, "splits": {"train": train.model_dump()}}
-    Manifest.model_validate(values).save(corpus)
+    rows, shards = 10**9, 4
+    corpus = make_sparse_corpus(tmp_path / "huge", rows=rows, shards=shards, sequence_length=1, vocab_size=97)
+    ends = [rows // shards - 1, rows - 1]
+    fill_rows(corpus, ends, token=7)
     began = time.process_time()
-    split = Corpus.open(corpus).split("train")
+    split = Corpus.open(corpus.path).split("train")
     row = split.row(rows - 1)
     assert time.process_time() - began < 0.5
     assert len(split) == rows
-    assert row.tokens.tolist() == [7, shards - 1] and row.segments.tolist() == [[0, 0]]
-    assert split.row(rows // shards - 1).tokens.tolist() == [7, 0]
+    assert row.tokens.tolist() == [7, 7] and row.segments.tolist() == [[0, 0]]
+    assert [found.tokens.tolist() for found in split.rows([ends[0], 5])] == [[7, 7], [0, 0]]
 
 
 def test_a_manifest_of_another_format_is_refused(make_config, jsonl_path):

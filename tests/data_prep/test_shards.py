@@ -114,3 +114,14 @@ def test_the_largest_id_survives_at_the_edge_of_uint16(tmp_path, vocab_size, dty
     assert tokens.dtype == dtype
     write_shard(tmp_path, "train", "00000", tokens, np.array([0, 1]), np.array([[0, 0]], dtype=np.int32))
     assert np.load(tmp_path / "train" / "00000.tokens.npy").tolist() == [[0, vocab_size - 1]]
+
+
+def test_rows_together_are_the_rows_one_by_one(tmp_path):
+    split = make_corpus(tmp_path / "corpus").split("train")
+    numbers = [5, 0, 3, 3]
+    for number, row in zip(numbers, split.rows(numbers), strict=True):
+        np.testing.assert_array_equal(row.tokens, split.row(number).tokens)
+        np.testing.assert_array_equal(row.segments, split.row(number).segments)
+    assert split.rows([]) == []
+    with pytest.raises(IndexError):
+        split.rows([0, 6])

@@ -42,6 +42,7 @@ def make_checkpoint(
     parameters: Parameters = PARAMETERS,
     vocab_size: int = 97,
     tokenizer_sha256: str = "t",
+    corpus: CorpusIdentity | None = None,
 ) -> Path:
     """Write `run_dir`/checkpoints/step_...: random tensors that depend on `seed` alone, however they are cut."""
     directory = step_directory(run_dir, step)
@@ -74,7 +75,8 @@ def make_checkpoint(
             zero_stage=1,
             precision="fp32",
         ),
-        corpus=CorpusIdentity(parts=(), tokenizer_sha256=tokenizer_sha256, vocab_size=vocab_size, sequence_length=32),
+        corpus=corpus
+        or CorpusIdentity(parts=(), tokenizer_sha256=tokenizer_sha256, vocab_size=vocab_size, sequence_length=32),
         randomness=Randomness(seed=config.seed, data_seed=config.data.seed),
         config=config.model_dump(mode="json"),
         versions={},

@@ -10,22 +10,26 @@ import torch
 from click.testing import CliRunner
 from processes import run_distributed
 from safetensors.torch import load_file, save_file
-from segment_lists import visible
+from segment_lists import Segments, visible
 from tiny_gpt2 import EOD, VOCAB_SIZE, make_gpt2, save_gpt2, save_tokenizer_files
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
+from data_prep.shards import PADDING
 from data_prep.tokenizers import load_tokenizer
 from foreword.errors import CheckpointError, ConfigError, DataError, ForewordError
 from pipeline.commands.trained import export as export_command
 from pipeline.data.batch import make_batch
 from pipeline.distributed.parallel import Parallel, initialize
+from pipeline.model import GPT2
 from pipeline.weights.directory import WEIGHTS_NAME
 from pipeline.weights.hugging_face import export_weights, import_weights
 from pipeline.weights.pretrained import open_pretrained
 
 TOKENS = np.random.default_rng(0).integers(0, VOCAB_SIZE, (2, 21))
 PREFIX_LENGTHS = (0, 1, 9, 20)
+# causal, one token, prefix and all prefix beside each other; and padding behind them
+PACKED: list[Segments] = [[(0, 0), (6, 1), (7, 5), (14, 7)], [(0, 4), (9, 0), (15, PADDING)]]
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +50,42 @@ def logits_of(weights: Path, tensor_parallel_size: int) -> dict[int, Tensor]:
     """Prefix length -> [B, S, V], each row read as one segment."""
     parallel = initialize(tensor_parallel_size)
     model = open_pretrained(weights).load_model()
-    logits = {}
-    for prefix_len in PREFIX_LENGTHS:
-        batch = make_batch(TOKENS, [np.array([[0, prefix_len]])] * len(TOKENS), np.arange(len(TOKENS)))
-        with torch.no_grad():
-            hidden_TD = model.hidden(batch.tokens_BS, batch.position_ids_BS, model.backend.prepare(batch))
-        logits[prefix_len] = model.logits(hidden_TD).view(*batch.tokens_BS.shape, -1)
+    logits = {prefix_len: read(model, [[(0, prefix_len)]] * len(TOKENS)) for prefix_len in PREFIX_LENGTHS}
     parallel.destroy()
     return logits
+
+
+def packed_logits(weights: Path, tensor_parallel_size: int) -> Tensor:
+    """[B, S, V]."""
+    parallel = initialize(tensor_parallel_size)
+    logits = read(open_pretrained(weights).load_model(), PACKED)
+    parallel.destroy()
+    return logits
+
+
+@torch.no_grad()
+def read(model: GPT2, rows: list[Segments]) -> Tensor:
+    """[B, S, V]."""
+    batch = make_batch(TOKENS, [np.array(row) for row in rows], np.arange(len(TOKENS)))
+    hidden_TD = model.hidden(batch.tokens_BS, batch.position_ids_BS, model.backend.prepare(batch))
+    return model.logits(hidden_TD).view(*batch.tokens_BS.shape, -1)
+
+
+@pytest.mark.parametrize("tensor_parallel_size", [1, 2])
+def test_logits_of_packed_rows_equal_transformers(original: Path, imported: Path, tensor_parallel_size: int) -> None:
+    """Documents side by side: transformers sees each by a mask, [B, 1, S, S], and by positions that begin anew."""
+    results = run_distributed(tensor_parallel_size, packed_logits, imported, tensor_parallel_size)
+    sequence_length = TOKENS.shape[1] - 1
+    visible_B1SS = torch.stack([visible(row, sequence_length) for row in PACKED])[:, None]
+    starts = [[max(start for start, _ in row if start <= i) for i in range(sequence_length)] for row in PACKED]
+    with torch.no_grad():
+        expected = GPT2LMHeadModel.from_pretrained(original)(
+            torch.from_numpy(TOKENS[:, :-1]),
+            attention_mask=torch.zeros(visible_B1SS.shape).masked_fill(~visible_B1SS, -torch.inf),
+            position_ids=torch.arange(sequence_length) - torch.tensor(starts),
+        ).logits
+    for logits in results:
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def assert_same_tensors(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
