@@ -84,6 +84,9 @@ def _check(
 ) -> Origin | None:
     """Whether the run can go on from `checkpoint`, or begin as `init_from` says; nothing has been changed so far."""
     init, corpus = config.init_from, identify(corpora)
+    if "prefix" in config.objective and config.boundaries.policy == "shards" and corpora.without_prefixes:
+        names = ", ".join(corpora.without_prefixes)
+        warn(f"{names}: prepared without prefixes, so the objective prefix is causal; boundaries.policy can draw some")
     if checkpoint is None:
         return None if init is None else find_origin(init, config, corpus, schedule, verify=start.verify)
     meta = read_meta(checkpoint)

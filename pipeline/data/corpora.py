@@ -44,6 +44,15 @@ class Corpora:
         """Tokens of a row that go into the model."""
         return self.first.manifest.sequence_length
 
+    @property
+    def without_prefixes(self) -> list[str]:
+        """Those that were prepared without any: the objective `prefix` reads them causally, unless it draws its own."""
+        policies = {
+            name: {source.prefix["policy"] for source in corpus.manifest.sources}
+            for name, corpus in self.by_name.items()
+        }
+        return sorted(name for name, found in policies.items() if found == {"none"})
+
     def token_bytes(self) -> np.ndarray:
         """See `Corpus.token_bytes`."""
         return self.first.token_bytes()

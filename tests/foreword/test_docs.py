@@ -6,13 +6,17 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from foreword.cli import foreword
+from foreword.config import load_config
+from pipeline.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND_LINE = re.compile(r"^ {4}(?:\$ )?(foreword .*)$", re.MULTILINE)
 PATH = re.compile(r"(?<![\w/.-])(?:configs|data_prep|demo|docs|foreword|pipeline|slurm|tests)/[\w./-]*\w")
+YAML_BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 shown = [(page.name, line) for page in PAGES for line in COMMAND_LINE.findall(page.read_text()) if "[" not in line]
@@ -44,3 +48,19 @@ def test_named_files_and_linked_pages_exist(page: Path) -> None:
     missing = [name for name in PATH.findall(text) if not (ROOT / name).exists()]
     missing += [target for target in LINK.findall(text) if not (page.parent / target).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("block", YAML_BLOCK.findall((ROOT / "docs" / "objectives.md").read_text()))
+def test_a_shown_part_of_a_training_configuration_can_be_read(block: str, tmp_path: Path) -> None:
+    """As a layer over a complete configuration, which then has these values."""
+    layer = yaml.safe_load(block)
+    base = {"extends": str(ROOT / "configs" / "train" / "gpt2-124m-prefix.yaml")}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(base | layer))
+    config = load_config(tmp_path / "c.yaml", [], TrainConfig).model_dump(mode="json")
+    for key, value in layer.items():
+        section = config[key]
+        assert section == value or section | value == section, key
+
+
+def test_objectives_shows_configurations() -> None:
+    assert len(YAML_BLOCK.findall((ROOT / "docs" / "objectives.md").read_text())) >= 6

@@ -124,3 +124,13 @@ def test_more_shards_than_files_may_be_open_are_refused_before_the_run(corpus, t
     with pytest.raises(MachineError, match="holds 262 files open, and may hold 128") as caught:
         open_corpora(train_config(tmp_path, corpus))
     assert "shard_tokens" in str(caught.value)
+
+
+def test_corpora_without_any_prefix_are_known(corpus, tmp_path):
+    """Prepared with the policy none, from all of their sources; of a corpus without sources nothing is known."""
+    source = {"kind": "jsonl", "files": {}, "records": 1, "documents": 1, "tokens": 1, "text_bytes": 1, "dropped": {}}
+    for name, policies in {"plain": ["none", "none"], "mixed": ["none", "uniform"]}.items():
+        path = make_corpus(tmp_path / name, rows=4, seed=len(name)).path
+        edit_manifest(path, sources=[{**source, "name": p, "prefix": {"policy": p}} for p in policies])
+    opened = open_corpora(blend(tmp_path, corpus, tmp_path / "plain", tmp_path / "mixed"))
+    assert opened.without_prefixes == ["plain"]
