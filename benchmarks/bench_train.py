@@ -49,6 +49,14 @@ FOREVER = 10**9
 WANTED_TO_PLAIN, WANTED_PREFIX_TO_CAUSAL = 1.0, 0.95
 HUGE_ROWS, HUGE_SHARDS, HUGE_BATCH_ROWS, HUGE_MICRO_BATCH_ROWS = 10**9, 1000, 512, 32
 WANTED_FIRST_BATCH_S = 0.2
+# 124M on one GPU reads about so much, in micro-batches like these; the loader is to make five times as much
+GPU_TOKENS_PER_S, GPU_MICRO_BATCH_ROWS, WANTED_LOADER = 500_000, 32, 5.0
+LOADED_FOR_GPU = {
+    "causal packed": {},
+    "prefix packed": {"boundaries": {"policy": "uniform"}},
+    "masked packed": {"objective": "bidirectional"},
+    "mixed packed": {"objective": {"causal": 1, "prefix": 1, "bidirectional": 1}, "boundaries": {"policy": "uniform"}},
+}
 
 # name -> (what it is, the contender that it is compared with)
 TITLES = {
@@ -104,7 +112,8 @@ def main() -> None:
         console.print(_conditions(bench, len(corpus.split("train")), corpus.manifest.splits["train"].segments))
         started_s = _start_ups(bench)
         opened_s, loaded_s = _first_batch_of_a_huge_corpus(bench)
-        loaded = {name: _loader_turn(bench, name) for name in ("causal packed", "prefix packed")}
+        loaded = {name: _loader_turn(bench.config(name)) for name in ("causal packed", "prefix packed")}
+        for_gpu = {name: _loader_turn(_for_gpu(bench.config(name), own)) for name, own in LOADED_FOR_GPU.items()}
         rounds = _rounds(bench, tokens)
 
     per_step = arguments.rows * arguments.sequence_length
@@ -112,6 +121,13 @@ def main() -> None:
     for name, turn in loaded.items():
         share = turn.wall_s / statistics.median(turn.wall_s for turn in rounds[name])
         console.print(f"the loader alone, {name}: {per_step / turn.wall_s:,.0f} tokens/s, {share:.2%} of a step's time")
+    for name, turn in for_gpu.items():
+        rate = GPU_MICRO_BATCH_ROWS * arguments.sequence_length / turn.wall_s
+        verdict = "met   " if rate >= WANTED_LOADER * GPU_TOKENS_PER_S else "MISSED"
+        console.print(
+            f"{verdict}  the loader alone, {name}, at least {WANTED_LOADER:.0f} times what 124M on one GPU reads: "
+            f"{rate:,.0f} tokens/s, {rate / GPU_TOKENS_PER_S:.1f} times {GPU_TOKENS_PER_S:,}"
+        )
     first = f"{', '.join(f'{seconds:.1f}' for seconds in started_s)} s"
     console.print(f"foreword train, from the command to the end of its first step: {first}")
     verdict = "met   " if opened_s + loaded_s <= WANTED_FIRST_BATCH_S else "MISSED"
@@ -165,9 +181,16 @@ def _rounds(bench: Bench, tokens: Path) -> dict[str, list[Turn]]:
     return turns
 
 
-def _loader_turn(bench: Bench, name: str) -> Turn:
+def _for_gpu(config: TrainConfig, changes: dict) -> TrainConfig:
+    """The same with batches of a GPU's size, and with `changes`."""
+    rows = {"global_batch_size": GPU_MICRO_BATCH_ROWS, "micro_batch_size": GPU_MICRO_BATCH_ROWS}
+    own = {"batch": rows, "masking": {"token_id": 0}}  # whatever the vocabulary's size
+    return validate(config.model_dump(mode="json") | own | changes, TrainConfig)
+
+
+def _loader_turn(config: TrainConfig) -> Turn:
     """The median turn of the loader by itself."""
-    contender = Contender(contenders.loader, bench.config(name))
+    contender = Contender(contenders.loader, config)
     try:
         turns = [contender.turn(LOADER_STEPS) for _ in range(LOADER_TURNS)]
     finally:
@@ -194,6 +217,7 @@ def _first_batch_of_a_huge_corpus(bench: Bench) -> tuple[float, float]:
     config = validate(values, TrainConfig)
     _, rows, _ = TrainingRows(open_corpora(config), config).places_at(np.arange(HUGE_BATCH_ROWS))
     fill_rows(corpus, rows.tolist())
+    os.sync()  # what was written here is not to be waited for there
     share = Share(0, 1, [HUGE_BATCH_ROWS], HUGE_MICRO_BATCH_ROWS)
     started = time.perf_counter()
     corpora = open_corpora(config)

@@ -7,7 +7,7 @@ One document's way, in the order of the rooms:
     tokenizers/ text                       -> token ids
     prefix      a document's parts or a policy -> where its prefix ends
     pack        documents                  -> rows of sequence_length + 1 tokens
-    shards      rows                       -> memory-mapped .npy files with hashes
+    shards      rows                       -> .npy files with hashes, and back, through `mapped` memory
 
 `prepare` and `stages` run these rooms over many processes and machines, with `plan` (what is to be done), `work`
 (where, and who may), `tokenize_stage` and `first_stage`, `dedup`, `windows`, `pack_stage` and `assemble`; `predict`
