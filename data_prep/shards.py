@@ -124,8 +124,9 @@ class _MappedShard:
 
     def __init__(self, where: Path, info: ShardInfo) -> None:
         self.tokens, self.row_ptr, self.segments = (MappedArray(where / f"{info.name}.{part}.npy") for part in PARTS)
-        shapes = self.row_ptr.array.shape, self.segments.array.shape
-        if len(self.tokens.array) != info.rows or shapes != ((info.rows + 1,), (info.segments, 2)):
+        tokens, shapes = self.tokens.array, (self.row_ptr.array.shape, self.segments.array.shape)
+        is_whole = tokens.ndim == 2 and len(tokens) == info.rows and tokens.size == info.tokens + info.padding
+        if not is_whole or shapes != ((info.rows + 1,), (info.segments, 2)):
             raise DataError(
                 "the arrays' shapes are not those of the manifest",
                 where=where / f"{info.name}.*.npy",

@@ -22,6 +22,7 @@ from data_prep.shards import Corpus
 from foreword.errors import DataError
 from pipeline.data.batch import Batch
 from pipeline.data.corpora import require_rows
+from pipeline.data.masking import TokenMasking
 from pipeline.data.objective import SegmentObjectives
 from pipeline.data.rows import NO_ROW, RowReader
 from pipeline.distributed.agreement import in_step
@@ -154,6 +155,22 @@ def evaluate(
     return _result(sums_4P)
 
 
+@torch.no_grad()
+def score_targets(
+    model: Callable[..., Tensor], batches: Iterable[Batch], token_bytes: np.ndarray, group: dist.ProcessGroup
+) -> Score:
+    """Score the batches' targets as they are read, once, and sum over `group`; arguments as those of `evaluate`."""
+    sums_3 = torch.zeros(3, dtype=torch.float64)  # nats, targets, bytes
+    for batch in in_step(batches):
+        nll_N = model(batch, reduction="none").double().cpu()
+        labels_N = batch.labels_BS.flatten()[batch.scored_N].cpu()
+        text_bytes = torch.from_numpy(token_bytes)[labels_N].sum()
+        sums_3 += torch.tensor([nll_N.sum(), len(labels_N), text_bytes], dtype=torch.float64)
+    dist.all_reduce(sums_3, group=group)
+    nll, targets, text_bytes = sums_3.tolist()
+    return Score(nll, int(targets), int(text_bytes))
+
+
 def split_batches(
     corpus: Corpus,
     split: str,
@@ -162,16 +179,18 @@ def split_batches(
     micro_batch_size: int,
     parallel: Parallel,
     objectives: SegmentObjectives | None = None,
+    masking: TokenMasking | None = None,
 ) -> Iterator[Batch]:
     """This rank's part of `rows` rows spread evenly over a split (all of them with None), always the same rows.
 
     Every rank gets the same number of batches of `micro_batch_size` rows; where rows run out, rows of padding take
-    their places. Prefixes end where the shards say, or where `objectives` draws them, always at the same places.
+    their places. Prefixes end where the shards say; or `objectives` and `masking` draw them and masked tokens, always
+    the same ones.
 
     Raises:
         DataError: the split has no rows, or one that cannot be read.
     """
-    reader = RowReader([corpus], split, objectives)
+    reader = RowReader([corpus], split, objectives, masking)
     size = len(require_rows(reader.splits[0]))
     count = size if rows is None else min(rows, size)
     chosen = np.arange(count) * size // count

@@ -24,7 +24,7 @@ from pipeline.checkpoint.meta import CheckpointMeta, Origin, ParameterInfo, Prog
 from pipeline.checkpoint.restore import restore
 from pipeline.checkpoint.save import Saver
 from pipeline.checkpoint.workspace import Workspace
-from pipeline.config import TrainConfig, prompt_reading
+from pipeline.config import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.data.corpora import Corpora, open_corpora
 from pipeline.data.loader import TrainLoader
@@ -44,7 +44,7 @@ from pipeline.stop import StopRequest
 from pipeline.telemetry.recorder import Telemetry
 from pipeline.telemetry.throughput import Throughput
 from pipeline.telemetry.versions import library_versions
-from pipeline.validation import summarize, validate_model
+from pipeline.validation import judged_by, summarize, validate_model
 
 Result = TypeVar("Result")
 
@@ -282,7 +282,7 @@ class _Run:
     def _evaluate(self) -> None:
         results = validate_model(self.engine.model, self.corpora, self.config, self.parallel)
         summary = summarize(results, self.corpora.weights)
-        self.validation_loss = summary[f"{prompt_reading(self.config.objective)}_loss"]
+        self.validation_loss = summary[judged_by(self.config.objective)]
         if self.telemetry:
             self._tell(partial(self.telemetry.validation, self.progress.step, summary))
         self.throughput.restart()

@@ -2,45 +2,70 @@
 
 Whatever the objectives of training, the same tokens are scored, those behind each prefix; so runs with different
 objectives can be compared. Where training draws its boundaries anew in each epoch, they are drawn here once, and by the
-same policy.
+same policy. A run that is trained on masked tokens is asked for masked tokens too: those of one draw, in the same rows.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 
-from pipeline.config import TrainConfig
+from pipeline.config import ObjectiveName, TrainConfig, prompt_reading
 from pipeline.data.corpora import Corpora
+from pipeline.data.masking import TokenMasking
 from pipeline.data.objective import SegmentObjectives
 from pipeline.distributed.parallel import Parallel
-from pipeline.evaluate import EvalResult, evaluate, split_batches
+from pipeline.evaluate import EvalResult, Score, evaluate, score_targets, split_batches
 from pipeline.model import GPT2
 
 
-def validate_model(model: GPT2, corpora: Corpora, config: TrainConfig, parallel: Parallel) -> dict[str, EvalResult]:
+@dataclass(frozen=True)
+class Validation:
+    """What a model makes of one corpus.
+
+    Attributes:
+        read: the tokens behind each prefix.
+        masked: masked tokens; None where the run is not trained on any.
+    """
+
+    read: EvalResult
+    masked: Score | None
+
+    def summary(self) -> dict[str, float]:
+        """The numbers for a log."""
+        return self.read.summary() | ({} if self.masked is None else {"masked_loss": self.masked.loss})
+
+
+def validate_model(model: GPT2, corpora: Corpora, config: TrainConfig, parallel: Parallel) -> dict[str, Validation]:
     """Corpus -> what the model makes of `evaluation.rows` rows of its validation split; every rank must call this.
 
     Raises:
         DataError: a row cannot be read, or nothing is scored; on all ranks.
     """
-    objectives = None
+    drawn = None
     if config.boundaries.policy != "shards":
-        objectives = SegmentObjectives({"prefix": 1.0}, config.boundaries, config.data.seed)
-    token_bytes = corpora.token_bytes()
+        drawn = SegmentObjectives({"prefix": 1.0}, config.boundaries, config.data.seed)
+    token_bytes, group = corpora.token_bytes(), parallel.data_parallel_group
     results = {}
     for name, corpus in corpora.by_name.items():
-        batches = split_batches(
+        batches = partial(
+            split_batches,
             corpus,
             config.data.validation_split,
             rows=config.evaluation.rows,
             micro_batch_size=config.batch.micro_batch_size,
             parallel=parallel,
-            objectives=objectives,
         )
-        results[name] = evaluate(model, batches, token_bytes, parallel.data_parallel_group)
+        read, masked = evaluate(model, batches(objectives=drawn), token_bytes, group), None
+        if "bidirectional" in config.objective:
+            whole = SegmentObjectives({"bidirectional": 1.0}, config.boundaries, config.data.seed)
+            masking = TokenMasking(config.masking, corpora.tokenizer.vocab_size, config.data.seed)
+            masked = score_targets(model, batches(objectives=whole, masking=masking), token_bytes, group)
+        results[name] = Validation(read, masked)
     return results
 
 
-def summarize(results: Mapping[str, EvalResult], weights: Mapping[str, int]) -> dict[str, float]:
-    """The numbers for a log: `EvalResult.summary` of the blend, each the corpora's mean by their weights.
+def summarize(results: Mapping[str, Validation], weights: Mapping[str, int]) -> dict[str, float]:
+    """The numbers for a log: `Validation.summary` of the blend, each the corpora's mean by their weights.
 
     Of a blend also those of each corpus, as "NAME/prefix_loss" and so on.
     """
@@ -51,3 +76,8 @@ def summarize(results: Mapping[str, EvalResult], weights: Mapping[str, int]) -> 
     if len(summaries) == 1:
         return together
     return together | {f"{name}/{key}": value for name, s in sorted(summaries.items()) for key, value in s.items()}
+
+
+def judged_by(objectives: Mapping[ObjectiveName, float]) -> str:
+    """Which number of a summary says how good a model is: as it reads prompts, or masked tokens if that is all."""
+    return "masked_loss" if list(objectives) == ["bidirectional"] else f"{prompt_reading(objectives)}_loss"

@@ -181,7 +181,8 @@ class CheckpointMeta(Section):
         engine: what else decides the next steps: the guard and the loss scale.
         origin: what the run began with; None where its first weights were drawn.
         loss: training loss of the last step whose update was made, nats per scored token.
-        validation_loss: as the objective reads prefixes; None when this step was not evaluated.
+        validation_loss: what a model with these objectives is judged by (see `pipeline.validation`); None when this
+            step was not evaluated.
         config: the resolved configuration of the run.
         wandb_run_id: a resumed run continues it.
         saved_at: UTC, ISO 8601.

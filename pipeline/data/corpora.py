@@ -1,7 +1,9 @@
 """The data of a run, one corpus or a blend: all that could end the run later is looked at before it starts."""
 
 import resource
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from pipeline.vocabulary import mask_token_id
 
 FILES_PER_SHARD = 3  # a mapped file stays open
 OTHER_FILES = 256  # of the process: sockets, libraries, logs
+OTHER_MAPS = 8192  # of the process: libraries, stacks, memory
+MAX_MAP_COUNT = Path("/proc/sys/vm/max_map_count")
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def open_corpora(config: TrainConfig) -> Corpora:
     if config.evaluation.every_steps is not None:
         names.append(config.data.validation_split)
     read = [require_rows(corpus.split(name)) for corpus in opened.values() for name in names]
-    _allow_open_files(sum(len(split.info.shards) for split in read) * FILES_PER_SHARD + OTHER_FILES)
+    _allow_mapped_files(sum(len(split.info.shards) for split in read) * FILES_PER_SHARD)
     if "bidirectional" in config.objective:
         mask_token_id(config.masking, corpora.tokenizer.vocab_size)
     return corpora
@@ -136,15 +140,23 @@ def _named(tokenizer: TokenizerInfo) -> str:
     return f"{tokenizer.name} (sha256 {tokenizer.sha256[:12]})"
 
 
-def _allow_open_files(needed: int) -> None:
+def _allow_mapped_files(files: int) -> None:
     """Let this process keep every shard mapped; many systems allow 1024 open files until one asks for more."""
+    with suppress(OSError, ValueError):  # no Linux: then the other limit is the only one
+        _refuse_more_than(int(MAX_MAP_COUNT.read_text()), files + OTHER_MAPS, "maps", "`sysctl vm.max_map_count`")
+    needed = files + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     if soft == unlimited or soft >= needed:
         return
-    if hard != unlimited and hard < needed:
-        raise MachineError(
-            f"the corpora have so many shards that a process holds {needed} files open, and may hold {hard}",
-            remedy="raise the limit (`ulimit -Hn`), or prepare the corpora with a larger shard_tokens",
-        )
+    if hard != unlimited:
+        _refuse_more_than(hard, needed, "open files", "`ulimit -Hn`")
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _refuse_more_than(limit: int, needed: int, what: str, where: str) -> None:
+    if needed > limit:
+        raise MachineError(
+            f"the corpora have so many shards that a process needs {needed} {what}, and may have {limit}",
+            remedy=f"raise the limit ({where}), or prepare the corpora with a larger shard_tokens",
+        )

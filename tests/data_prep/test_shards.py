@@ -116,6 +116,16 @@ def test_the_largest_id_survives_at_the_edge_of_uint16(tmp_path, vocab_size, dty
     assert np.load(tmp_path / "train" / "00000.tokens.npy").tolist() == [[0, vocab_size - 1]]
 
 
+@pytest.mark.parametrize(("part", "shape"), [("tokens", (3, 7)), ("row_ptr", (3,)), ("segments", (5, 3))])
+def test_arrays_of_another_shape_are_named(tmp_path, part, shape):
+    """A manifest that belongs to its files in size alone."""
+    corpus = make_corpus(tmp_path / "corpus")
+    np.save(corpus.path / "train" / f"00000.{part}.npy", np.zeros(shape, dtype=np.int32))
+    with pytest.raises(DataError, match="the arrays' shapes are not those of the manifest") as caught:
+        corpus.split("train").row(0)
+    assert caught.value.where == str(corpus.path / "train" / "00000.*.npy")
+
+
 def test_rows_together_are_the_rows_one_by_one(tmp_path):
     split = make_corpus(tmp_path / "corpus").split("train")
     numbers = [5, 0, 3, 3]

@@ -1,15 +1,17 @@
 """Validation scores the same tokens whatever is trained: of every corpus; and boundaries that are drawn, drawn once."""
 
+import math
 from dataclasses import replace
 
 import pytest
 from tiny_corpus import VOCAB_SIZE, make_corpus
 from training import train_config
 
+from data_prep.shards import PADDING
 from pipeline.data.corpora import open_corpora
 from pipeline.distributed.parallel import Parallel
 from pipeline.model import build_model
-from pipeline.validation import summarize, validate_model
+from pipeline.validation import judged_by, summarize, validate_model
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +34,13 @@ def test_objectives_and_micro_batches_of_training_do_not_change_what_is_scored(d
     expected, corpora = results_of(data, tmp_path, one_process)
     assert list(expected) == list(corpora.by_name)
     for name, result in expected.items():
-        assert result.total.prefix.targets == corpora.by_name[name].manifest.splits["valid"].targets
+        assert result.read.total.prefix.targets == corpora.by_name[name].manifest.splits["valid"].targets
     masks = {"causal": 1, "bidirectional": 3}
     for changes in ({"objective": "causal"}, {"objective": masks}, {"batch__micro_batch_size": 4}):
         other, _ = results_of(data, tmp_path, one_process, **changes)
         for name, result in expected.items():
-            assert other[name].summary() == pytest.approx(result.summary(), rel=1e-6)
-            assert other[name].total.prefix.targets == result.total.prefix.targets
+            assert other[name].read.summary() == pytest.approx(result.read.summary(), rel=1e-6)
+            assert other[name].read.total.prefix.targets == result.read.total.prefix.targets
 
 
 def test_drawn_boundaries_are_the_same_every_time(data, tmp_path, one_process):
@@ -49,9 +51,41 @@ def test_drawn_boundaries_are_the_same_every_time(data, tmp_path, one_process):
     for name, result in first.items():
         assert again[name] == result
         assert result != stored[name]
-    assert stored["b"].total.prefix == stored["b"].total.causal
-    assert first["b"].total.prefix != first["b"].total.causal
-    assert first["b"].total.prefix.targets == first["b"].total.causal.targets
+    assert stored["b"].read.total.prefix == stored["b"].read.total.causal
+    assert first["b"].read.total.prefix != first["b"].read.total.causal
+    assert first["b"].read.total.prefix.targets == first["b"].read.total.causal.targets
+
+
+def test_masked_tokens_are_asked_for_where_they_are_trained(data, tmp_path, one_process):
+    """The same ones every time and in any micro-batches, a tenth of each segment here; and nowhere else."""
+    masking = {"objective": {"causal": 1, "bidirectional": 1}, "masking": {"chosen": 0.1}}
+    results, corpora = results_of(data, tmp_path, one_process, **masking)
+    again, _ = results_of(data, tmp_path, one_process, **masking, batch__micro_batch_size=4)
+    for name, result in results.items():
+        split = corpora.by_name[name].split("valid")
+        chosen = 0
+        for row in split.rows(range(len(split))):
+            ends = [*row.segments[1:, 0].tolist(), 33]
+            inputs = [
+                min(end, 32) - start
+                for (start, prefix), end in zip(row.segments.tolist(), ends, strict=True)
+                if prefix != PADDING
+            ]
+            chosen += sum(max(1, round(0.1 * length)) for length in inputs)
+        assert result.masked.targets == chosen
+        assert again[name].masked.targets == chosen
+        assert again[name].masked.loss == pytest.approx(result.masked.loss, rel=1e-6)
+        assert result.masked.loss == pytest.approx(math.log(VOCAB_SIZE), rel=0.02)  # it has learned nothing yet
+        assert "masked_loss" in result.summary()
+    assert "masked_loss" in summarize(results, corpora.weights)
+    causal, _ = results_of(data, tmp_path, one_process, objective="causal")
+    assert all(result.masked is None and "masked_loss" not in result.summary() for result in causal.values())
+
+
+def test_a_model_is_judged_by_what_it_is_for():
+    assert judged_by({"causal": 1.0, "bidirectional": 1.0}) == "causal_loss"
+    assert judged_by({"causal": 1.0, "prefix": 1.0}) == "prefix_loss"
+    assert judged_by({"bidirectional": 1.0}) == "masked_loss"
 
 
 def test_a_blend_is_summarized_by_the_weights_of_its_corpora(data, tmp_path, one_process):
@@ -73,5 +107,5 @@ def test_ranks_share_drawn_boundaries_too(data, tmp_path, one_process, size):
     ranks = [replace(one_process, data_parallel_rank=rank, data_parallel_size=size) for rank in range(size)]
     parts = [results_of(data, tmp_path, rank, **uniform)[0] for rank in ranks]  # each sums over itself alone
     for name, result in whole.items():
-        assert sum(part[name].total.prefix.targets for part in parts) == result.total.prefix.targets
-        assert sum(part[name].total.prefix.nll for part in parts) == pytest.approx(result.total.prefix.nll)
+        assert sum(part[name].read.total.prefix.targets for part in parts) == result.read.total.prefix.targets
+        assert sum(part[name].read.total.prefix.nll for part in parts) == pytest.approx(result.read.total.prefix.nll)

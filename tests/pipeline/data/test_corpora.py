@@ -121,9 +121,17 @@ def test_the_process_is_let_open_as_many_files_as_the_corpora_have(corpus, tmp_p
 
 def test_more_shards_than_files_may_be_open_are_refused_before_the_run(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 128))
-    with pytest.raises(MachineError, match="holds 262 files open, and may hold 128") as caught:
+    with pytest.raises(MachineError, match="needs 262 open files, and may have 128") as caught:
         open_corpora(train_config(tmp_path, corpus))
     assert "shard_tokens" in str(caught.value)
+
+
+def test_more_shards_than_the_system_maps_are_refused_before_the_run(corpus, tmp_path, monkeypatch):
+    (tmp_path / "max_map_count").write_text("8197\n")
+    monkeypatch.setattr("pipeline.data.corpora.MAX_MAP_COUNT", tmp_path / "max_map_count")
+    with pytest.raises(MachineError, match="needs 8198 maps, and may have 8197") as caught:
+        open_corpora(train_config(tmp_path, corpus))
+    assert "vm.max_map_count" in str(caught.value)
 
 
 def test_corpora_without_any_prefix_are_known(corpus, tmp_path):
