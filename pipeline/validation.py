@@ -79,5 +79,5 @@ def summarize(results: Mapping[str, Validation], weights: Mapping[str, int]) -> 
 
 
 def judged_by(objectives: Mapping[ObjectiveName, float]) -> str:
-    """Which number of a summary says how good a model is: as it reads prompts, or masked tokens if that is all."""
+    """Which number of a summary says how good a model is: as it reads prompts, or of masked tokens if these are all."""
     return "masked_loss" if list(objectives) == ["bidirectional"] else f"{prompt_reading(objectives)}_loss"
