@@ -67,8 +67,8 @@ def runs(tmp_path_factory) -> Path:
     configs = [
         begin("same", middle, "keep", "keep", **CAUSAL),
         begin("same_elsewhere", middle, "keep", "keep", **CAUSAL, **ZERO3_TP2),
-        begin("position", middle, "reset", "keep", **CAUSAL),
-        begin("optimizer", end, "keep", "reset", **SHORT),
+        begin("position", middle, "reset", "keep", **CAUSAL, parallel={"zero_stage": 0}),
+        begin("optimizer", end, "keep", "reset", **SHORT, parallel={"zero_stage": 2}),
         begin("neither", end, **SHORT),
         begin("weights", weights, **SHORT),
         begin("weights_elsewhere", weights, **SHORT, **ZERO3_TP2),

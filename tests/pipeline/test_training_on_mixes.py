@@ -27,6 +27,7 @@ LAST = f"checkpoints/step_{STEPS:08d}"
 MIX = {"causal": 1, "prefix": 1, "bidirectional": 1}
 # processes -> (ZeRO stage, tensor-parallel size, micro-batch size)
 CUTS = {1: [(0, 1, 8)], 2: [(1, 1, 2), (0, 2, 4)], 4: [(3, 1, 1), (2, 2, 2)]}
+UNEVEN_CUTS = {1: [(0, 1, 8)], 2: [(1, 1, 4), (2, 1, 1)], 4: [(3, 1, 1)]}
 
 
 def config_of(run: Path, data: dict, zero: int, tensor_parallel_size: int, micro_batch_size: int, **changes):
@@ -52,14 +53,28 @@ def mixed(root: Path, run: str, *cut: int) -> TrainConfig:
     return config_of(root / run, {"corpora": corpora}, *cut, objective=MIX, boundaries={"policy": "uniform"})
 
 
+def uneven(root: Path, run: str, *cut: int) -> TrainConfig:
+    return config_of(root / f"uneven_{run}", {"corpus": str(root / "uneven")}, *cut)
+
+
+def one_or_all(random: np.random.Generator, length: int) -> int:
+    """All but the last token, or nothing."""
+    return length - 1 if random.random() < 0.8 else 0
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """80 rows: 60 from a corpus of 29, whose epochs end inside the fifth batch and the last; 20 from one of 13."""
+    """Mixed: 80 rows, 60 from a corpus of 29, whose epochs end inside batches, and 20 from one of 13.
+
+    Uneven: rows of one segment each, with one target or with all 32.
+    """
     root = tmp_path_factory.mktemp("runs")
     make_corpus(root / "large", rows=29, seed=1)
     make_corpus(root / "small", rows=13, seed=2)
-    for processes, cuts in CUTS.items():
-        configs = [mixed(root, name_of(processes, cut), *cut) for cut in cuts]
+    make_corpus(root / "uneven", prefix_len=one_or_all, whole_rows=True)
+    for processes in CUTS:
+        configs = [mixed(root, name_of(processes, cut), *cut) for cut in CUTS[processes]]
+        configs += [uneven(root, name_of(processes, cut), *cut) for cut in UNEVEN_CUTS[processes]]
         assert train_all(processes, *configs) == [[None] * len(configs)] * processes
     return root
 
@@ -124,24 +139,16 @@ def test_a_mixed_run_is_validated_on_each_corpus_and_evaluated_like_any_other(ru
     assert read_meta(run / LAST).validation_loss == measured["prefix_loss"]
 
 
-def one_or_all(random: np.random.Generator, length: int) -> int:
-    """All but the last token, or nothing."""
-    return length - 1 if random.random() < 0.8 else 0
+@pytest.mark.parametrize("processes", [2, 4])
+def test_ranks_with_one_target_beside_ranks_with_many_make_the_same_update(runs, processes):
+    """Dividing by a rank's or a micro-batch's own count would show."""
+    reference = runs / f"uneven_{name_of(1, UNEVEN_CUTS[1][0])}"
+    for cut in UNEVEN_CUTS[processes]:
+        assert_same_training(runs / f"uneven_{name_of(processes, cut)}", reference)
 
 
-def test_ranks_with_one_target_beside_ranks_with_many_make_the_same_update(tmp_path):
-    """Rows of one segment each: one target, or all 32. Dividing by a rank's or a micro-batch's own count would show."""
-    corpus = make_corpus(tmp_path / "corpus", prefix_len=one_or_all, whole_rows=True).path
-    data, cuts = {"corpus": str(corpus)}, {1: [(0, 1, 8)], 2: [(1, 1, 4), (2, 1, 1)], 4: [(3, 1, 1)]}
-    for processes, settings in cuts.items():
-        configs = [config_of(tmp_path / name_of(processes, cut), data, *cut) for cut in settings]
-        assert train_all(processes, *configs) == [[None] * len(configs)] * processes
-    reference = tmp_path / name_of(1, (0, 1, 8))
-    for processes, settings in cuts.items():
-        for cut in settings:
-            assert_same_training(tmp_path / name_of(processes, cut), reference)
-
-    config = config_of(tmp_path / "unused", data, 0, 1, 8)
+def test_the_uneven_rows_are_so(runs):
+    config = uneven(runs, "unused", 0, 1, 8)
     loss_mask_BS = TrainingRows(open_corpora(config), config).batch_at(np.arange(STEPS * ROWS)).loss_mask_BS
     per_row = loss_mask_BS.sum(1).reshape(STEPS, ROWS)
     assert sorted(set(per_row.flatten().tolist())) == [1, 32]

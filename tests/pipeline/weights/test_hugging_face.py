@@ -46,21 +46,20 @@ def imported(original: Path) -> Path:
     return out
 
 
-def logits_of(weights: Path, tensor_parallel_size: int) -> dict[int, Tensor]:
-    """Prefix length -> [B, S, V], each row read as one segment."""
+@pytest.fixture(scope="module")
+def ours(imported: Path) -> list[tuple[dict[int, Tensor], Tensor]]:
+    """What `logits_of` gives: of one process, and of both of a tensor-parallel group."""
+    return [logits_of(imported, 1), *run_distributed(2, logits_of, imported, 2)]
+
+
+def logits_of(weights: Path, tensor_parallel_size: int) -> tuple[dict[int, Tensor], Tensor]:
+    """Prefix length -> [B, S, V], each row read as one segment; and [B, S, V] of the rows as `PACKED` says."""
     parallel = initialize(tensor_parallel_size)
     model = open_pretrained(weights).load_model()
     logits = {prefix_len: read(model, [[(0, prefix_len)]] * len(TOKENS)) for prefix_len in PREFIX_LENGTHS}
+    packed = read(model, PACKED)
     parallel.destroy()
-    return logits
-
-
-def packed_logits(weights: Path, tensor_parallel_size: int) -> Tensor:
-    """[B, S, V]."""
-    parallel = initialize(tensor_parallel_size)
-    logits = read(open_pretrained(weights).load_model(), PACKED)
-    parallel.destroy()
-    return logits
+    return logits, packed
 
 
 @torch.no_grad()
@@ -71,10 +70,29 @@ def read(model: GPT2, rows: list[Segments]) -> Tensor:
     return model.logits(hidden_TD).view(*batch.tokens_BS.shape, -1)
 
 
-@pytest.mark.parametrize("tensor_parallel_size", [1, 2])
-def test_logits_of_packed_rows_equal_transformers(original: Path, imported: Path, tensor_parallel_size: int) -> None:
+def assert_same_tensors(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert actual[name].dtype == torch.float32
+        assert torch.equal(actual[name], tensor.float()), name
+
+
+def test_logits_equal_transformers_at_every_tensor_parallel_size(
+    original: Path, ours: list[tuple[dict[int, Tensor], Tensor]]
+) -> None:
+    """Causal by transformers' own mask; with a prefix by a mask given to it, [B, 1, S, S], added to the scores."""
+    reference, tokens_BS = GPT2LMHeadModel.from_pretrained(original), torch.from_numpy(TOKENS[:, :-1])
+    for prefix_len in PREFIX_LENGTHS:
+        visible_SS = visible([(0, prefix_len)], tokens_BS.shape[1])
+        mask_B1SS = torch.zeros(len(tokens_BS), 1, *visible_SS.shape).masked_fill(~visible_SS, -torch.inf)
+        with torch.no_grad():
+            expected = reference(tokens_BS, attention_mask=mask_B1SS if prefix_len else None).logits
+        for logits, _ in ours:
+            torch.testing.assert_close(logits[prefix_len], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_logits_of_packed_rows_equal_transformers(original: Path, ours: list[tuple[dict[int, Tensor], Tensor]]) -> None:
     """Documents side by side: transformers sees each by a mask, [B, 1, S, S], and by positions that begin anew."""
-    results = run_distributed(tensor_parallel_size, packed_logits, imported, tensor_parallel_size)
     sequence_length = TOKENS.shape[1] - 1
     visible_B1SS = torch.stack([visible(row, sequence_length) for row in PACKED])[:, None]
     starts = [[max(start for start, _ in row if start <= i) for i in range(sequence_length)] for row in PACKED]
@@ -84,28 +102,8 @@ def test_logits_of_packed_rows_equal_transformers(original: Path, imported: Path
             attention_mask=torch.zeros(visible_B1SS.shape).masked_fill(~visible_B1SS, -torch.inf),
             position_ids=torch.arange(sequence_length) - torch.tensor(starts),
         ).logits
-    for logits in results:
+    for _, logits in ours:
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-
-
-def assert_same_tensors(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert actual.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert actual[name].dtype == torch.float32
-        assert torch.equal(actual[name], tensor.float()), name
-
-
-def test_logits_equal_transformers_at_every_tensor_parallel_size(original: Path, imported: Path) -> None:
-    """Causal by transformers' own mask; with a prefix by a mask given to it, [B, 1, S, S], added to the scores."""
-    reference, tokens_BS = GPT2LMHeadModel.from_pretrained(original), torch.from_numpy(TOKENS[:, :-1])
-    ours = [logits_of(imported, 1), *run_distributed(2, logits_of, imported, 2)]
-    for prefix_len in PREFIX_LENGTHS:
-        visible_SS = visible([(0, prefix_len)], tokens_BS.shape[1])
-        mask_B1SS = torch.zeros(len(tokens_BS), 1, *visible_SS.shape).masked_fill(~visible_SS, -torch.inf)
-        with torch.no_grad():
-            expected = reference(tokens_BS, attention_mask=mask_B1SS if prefix_len else None).logits
-        for logits in ours:
-            torch.testing.assert_close(logits[prefix_len], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_import_then_export_gives_back_the_same_bits(original: Path, imported: Path, tmp_path: Path) -> None:
