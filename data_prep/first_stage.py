@@ -59,7 +59,7 @@ def run_first_stage(
     for number in numbers:
         piece = plan.slices[number]
         file = plan.files[piece.file]
-        marker = _hash_marker(work, piece.file)
+        marker = work.hash_marker(piece.file)
         if plan.begins_file(number) and not marker.is_file():
             tasks.append(HashTask(config.sources[file.source].kind, file.path, piece.file, marker))
         if number in missing:
@@ -92,13 +92,13 @@ def refuse_missing(plan: Plan, work: Work, workers: Workers) -> None:
     """
     missing = set(missing_slices(plan, range(len(plan.slices)), work, workers))
     for number, piece in enumerate(plan.slices):
-        if plan.begins_file(number) and not _hash_marker(work, piece.file).is_file():
+        if plan.begins_file(number) and not work.hash_marker(piece.file).is_file():
             missing.add(number)
     if not missing:
         return
     lines = []
     for tasks in work.task_counts():
-        late = [task for task in range(tasks) if not missing.isdisjoint(plan.share(task, tasks))]
+        late = [task for task, share in enumerate(plan.shares(tasks)) if not missing.isdisjoint(share)]
         lines.append(f"with --tasks {tasks}: {', '.join(f'--task {task}' for task in late)}")
     for number in sorted(missing)[:_NAMED_SLICES]:
         piece = plan.slices[number]
@@ -128,7 +128,7 @@ def collect(plan: Plan, work: Work) -> Tokenized:
         records.append(record)
         first += record.documents
         if plan.begins_file(number):
-            hashes[piece.file] = _hash_marker(work, piece.file).read_text()
+            hashes[piece.file] = work.hash_marker(piece.file).read_text()
     return Tokenized(slices, records, hashes)
 
 
@@ -144,7 +144,3 @@ def _check(check: _Check) -> bool:
     whole = is_whole(check.directory, check.name)
     report_progress(check.size_bytes)
     return whole
-
-
-def _hash_marker(work: Work, file: int) -> Path:
-    return work.files / f"{file:06d}"

@@ -66,23 +66,26 @@ class Plan(BaseModel):
         """Whether a slice is the first one of its file."""
         return number == 0 or self.slices[number - 1].file != self.slices[number].file
 
-    def share(self, task: int, tasks: int) -> list[int]:
-        """The numbers of the slices that task `task` of `tasks` does, in order; every slice belongs to one task.
+    def shares(self, tasks: int) -> list[list[int]]:
+        """The numbers of the slices that each of `tasks` tasks does, in order; every slice belongs to one task.
 
         The largest slice first, each to the task that has least to do so far.
         """
-        load = [(0, number) for number in range(tasks)]
-        mine = []
+        load = [(0, task) for task in range(tasks)]
+        shares: list[list[int]] = [[] for _ in range(tasks)]
         for number in sorted(range(len(self.slices)), key=lambda number: (-self.slices[number].size_bytes, number)):
             size_bytes, lightest = load[0]
             heapq.heapreplace(load, (size_bytes + max(self.slices[number].size_bytes, 1), lightest))
-            if lightest == task:
-                mine.append(number)
-        return sorted(mine)
+            shares[lightest].append(number)
+        return [sorted(share) for share in shares]
 
 
-def make_plan(config: PrepConfig, tokenizer: "Tokenizer") -> Plan:
+def make_plan(config: PrepConfig, tokenizer: "Tokenizer | None") -> Plan:
     """Look at the input files (not into them) and cut them into slices.
+
+    Args:
+        config: what is to be prepared.
+        tokenizer: None when it is not there yet; nobody can work by such a plan, but it tells what there will be to do.
 
     Raises:
         ConfigError: a file that does not exist, or ids of another tokenizer.
@@ -94,7 +97,7 @@ def make_plan(config: PrepConfig, tokenizer: "Tokenizer") -> Plan:
     found = [module_of(source.kind).list_files(source) for source in config.sources]
     slice_bytes = config.slice_bytes or _slice_bytes(sum(file.size_bytes for files in found for file in files))
     for number, source in enumerate(config.sources):
-        if isinstance(source, MegatronSource) and source.vocab_size != tokenizer.vocab_size:
+        if tokenizer and isinstance(source, MegatronSource) and source.vocab_size != tokenizer.vocab_size:
             raise ConfigError(
                 f"its ids are of a vocabulary of {source.vocab_size:,}, the tokenizer has {tokenizer.vocab_size:,} ids",
                 where=source.name,
@@ -110,9 +113,10 @@ def make_plan(config: PrepConfig, tokenizer: "Tokenizer") -> Plan:
             files.append(
                 PlannedFile(source=number, path=file.path, size_bytes=file.size_bytes, fingerprint=file.fingerprint)
             )
+    decisive = ("kind", "sha256", "vocab_size", "eod_id", "pad_id")
     return Plan(
         config=config.result_config(),
-        tokenizer={key: getattr(tokenizer, key) for key in ("kind", "sha256", "vocab_size", "eod_id", "pad_id")},
+        tokenizer={key: getattr(tokenizer, key) for key in decisive} if tokenizer else {},
         slice_bytes=slice_bytes,
         files=files,
         slices=slices,
@@ -136,10 +140,21 @@ def settle_plan(work: Path, fresh: Plan) -> Plan:
         with atomic_write(work / PLAN_NAME, "w") as file:
             file.write(fresh.model_dump_json())
         return fresh
+    refuse_other_work(begun, fresh, work.parent)
+    return begun
+
+
+def refuse_other_work(begun: Plan, fresh: Plan, output: Path) -> None:
+    """Check that what was `begun` at `output` is what `fresh` plans to do.
+
+    Raises:
+        ConfigError: it belongs to another configuration; what changed is named.
+        DataError: an input file is not what it was.
+    """
     refuse_changes(
         {"config": begun.config, "tokenizer": begun.tokenizer},
         {"config": fresh.config, "tokenizer": fresh.tokenizer},
-        work.parent,
+        output,
     )
     before = {file.path: file for file in begun.files}
     now = {file.path: file for file in fresh.files}
@@ -149,9 +164,8 @@ def settle_plan(work: Path, fresh: Plan) -> Plan:
             raise DataError(
                 f"this input file {what} since the preparation began",
                 where=name,
-                remedy=f"put it back, or delete {work.parent} and begin again",
+                remedy=f"put it back, or delete {output} and begin again",
             )
-    return begun
 
 
 def read_plan(work: Path) -> Plan | None:

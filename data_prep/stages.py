@@ -47,13 +47,13 @@ def run_task(config: PrepConfig, output: Path, work: Work, task: int, tasks: int
 
     Args:
         work: of `output`, held for this task.
-        task, tasks: see `Plan.share`.
+        task, tasks: see `Plan.shares`.
 
     Raises: as `prepare_task` does.
     """
     with work.one_at_a_time():
         plan = _begin(config, output, work)[0]
-    numbers = plan.share(task, tasks)
+    numbers = plan.shares(tasks)[task]
     with Workers(config.workers) as workers:
         run_first_stage(config, plan, numbers, output / TOKENIZER_DIRECTORY, work, workers)
     return [plan.slices[number].size_bytes for number in numbers]

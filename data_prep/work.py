@@ -27,6 +27,7 @@ from foreword.errors import ConfigError
 from foreword.files import TEMPORARY_PREFIX, locked
 
 WORK_DIRECTORY = ".work"
+JOBS_DIRECTORY = "slurm"  # in the output: scripts and logs of its jobs, which `foreword submit` puts there first of all
 _WHOLE = "whole"
 
 
@@ -69,6 +70,10 @@ class Work:
     def shards(self) -> Path:
         """Markers of finished shards."""
         return self.root / "shards"
+
+    def hash_marker(self, file: int) -> Path:
+        """Where the hash of input file number `file` is written."""
+        return self.files / f"{file:06d}"
 
     def task_counts(self) -> list[int]:
         """Each number of tasks N that a task K of N was begun with."""
@@ -119,12 +124,21 @@ def task_work(output: Path, task: int, tasks: int) -> Iterator[Work]:
             yield Work.create(root, name)
 
 
+def refuse_foreign_output(output: Path) -> None:
+    """Check that a corpus may be made at `output`.
+
+    Raises:
+        ConfigError: something else is there.
+    """
+    known = (output / WORK_DIRECTORY).is_dir() or (output / MANIFEST_NAME).is_file()
+    if output.is_dir() and not known and any(path.name != JOBS_DIRECTORY for path in output.iterdir()):
+        raise ConfigError("the output directory is not empty and not a corpus", where=output, remedy="choose another")
+
+
 @contextmanager
 def _held(output: Path, kind: int, refusal: str) -> Iterator[None]:
     root = output / WORK_DIRECTORY
-    known = root.is_dir() or (output / MANIFEST_NAME).is_file()
-    if output.is_dir() and not known and any(output.iterdir()):
-        raise ConfigError("the output directory is not empty and not a corpus", where=output, remedy="choose another")
+    refuse_foreign_output(output)
     while True:
         root.mkdir(parents=True, exist_ok=True)
         with locked(root / "lock", kind, refusal) as lock:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from data_prep.stopping import stop_if_requested
 from foreword.console import Progress
-from foreword.errors import MachineError, StoppedOnRequest
+from foreword.errors import ProcessKilledError, StoppedOnRequest
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -96,7 +96,7 @@ class Workers:
             shown: updated with what tasks report through `report_progress`, divided by `scale`.
 
         Raises:
-            MachineError: a worker was killed.
+            ProcessKilledError: a worker was killed.
             StoppedOnRequest: a signal came.
             Exception: whatever a task raised; tasks not yet begun are dropped.
         """
@@ -126,7 +126,7 @@ class Workers:
                     yield running.pop(future), future.result()
         except (BrokenProcessPool, EOFError, ConnectionError):  # the latter two: the fork server is gone
             stop_if_requested()  # a signal may have gone to all processes at once
-            raise MachineError(
+            raise ProcessKilledError(
                 "a worker process was killed, perhaps because memory ran out",
                 remedy="run the same command again, it continues; with fewer workers if it happens again",
             ) from None

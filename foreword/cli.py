@@ -27,6 +27,9 @@ COMMANDS = {
     "checkpoint": ("pipeline.commands.checkpoint", "checkpoint", "Reshape, compare or average checkpoints."),
     "report": ("pipeline.commands.report", "report", "A run's curves as one HTML page."),
     "submit": ("slurm.commands", "submit", "Render an sbatch script from a config and submit it."),
+    "status": ("slurm.run_commands", "status", "How far a run or a corpus is, and what happened to its jobs."),
+    "logs": ("slurm.run_commands", "logs", "What the jobs of a run or a corpus wrote."),
+    "cancel": ("slurm.run_commands", "cancel", "End the jobs of a run or a corpus; they save first."),
     "doctor": ("slurm.commands", "doctor", "What this machine has, and what is missing."),
 }
 

@@ -48,6 +48,12 @@ class MachineError(ForewordError):
     """Something that this machine lacks or a device that is not there."""
 
 
+class ProcessKilledError(MachineError):
+    """A process of this work was killed, by the kernel or by a person; the same work may well succeed another time."""
+
+    exit_code = EXIT_BUG  # as of a process that died without a word: a job that sees it tries again
+
+
 class DataError(ForewordError):
     """Input or a corpus that is not intact, or not what it claims to be."""
 

@@ -24,6 +24,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -153,6 +154,33 @@ class Lease:
                 self._look()
                 now = time.time_ns()
                 os.utime(self.path / CLAIM, ns=(now, now))  # needs no space on a full disk
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a run, or held it last, as somebody sees it who has no part in it.
+
+    Attributes:
+        claim: None when its process died before it wrote one.
+        silent_s: since its last heartbeat, by this machine's clock and the file server's.
+        is_gone: whether its process is known to have ended. Otherwise a long silence is the only sign.
+    """
+
+    claim: Claim | None
+    silent_s: float
+    is_gone: bool
+
+
+def find_holder(run_dir: Path) -> Holder | None:
+    """Look who holds a run; nothing is changed. None when nobody ever has."""
+    with contextlib.suppress(FileNotFoundError):
+        numbers = _numbers(run_dir)
+        if numbers:
+            path = _directory(run_dir, numbers[-1])
+            claim, beat = _read_claim(path), _last_beat(path)
+            silent_s = max(0.0, time.time() - beat / 1e9) if beat is not None else float("inf")
+            return Holder(claim, silent_s, claim is not None and claim.gives_way_to(Claim.of_this_process({})))
+    return None
 
 
 def acquire(run_dir: Path, takeover_after_s: float, environment: Mapping[str, str] = os.environ) -> Lease:

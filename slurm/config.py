@@ -1,7 +1,8 @@
 """The configuration of a cluster, as the user writes it in configs/cluster/*.yaml.
 
-Nothing in it belongs to one training run: the same file serves every run on that cluster. Values that end up in the
-script's `#SBATCH` lines must fit on a line, so control characters are refused here, where the key can still be named.
+Nothing in it belongs to one training run: the same file serves every run on that cluster. The keys at the top say what
+a training job asks for; `prep` says what the jobs of a preparation ask for instead. Values that end up in the script's
+`#SBATCH` lines must fit on a line, so control characters are refused here, where the key can still be named.
 """
 
 import re
@@ -11,11 +12,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, Pos
 
 from foreword.config import Section
 
-# options that the template or another key of ClusterConfig writes
+# options that a template or another key of ClusterConfig writes
 OWNED_OPTIONS = {
     "account": "account",
+    "array": None,
     "chdir": None,
+    "comment": None,
     "cpus-per-task": "cpus_per_task",
+    "dependency": None,
     "gpus-per-node": "gpus_per_node",
     "job-name": None,
     "mem": "memory_per_node_gb",
@@ -82,6 +86,45 @@ SingleLine = Annotated[str, AfterValidator(require_single_line)]
 OptionName = Annotated[str, AfterValidator(_option_name)]
 VariableName = Annotated[str, AfterValidator(_variable_name)]
 ShellText = Annotated[str, AfterValidator(_without_nul)]
+TimeLimit = Annotated[str, BeforeValidator(_time_limit)]
+SbatchOptions = dict[OptionName, SingleLine | StrictInt | Literal[True]]
+
+
+class ContainerConfig(Section):
+    """A container around every process; see `slurm.container` for what becomes of it on the command line."""
+
+    runtime: Literal["apptainer", "singularity", "pyxis"]
+    image: SingleLine
+    """A file, or what the runtime fetches: docker://... with apptainer, nvcr.io#nvidia/pytorch:TAG with pyxis."""
+    mounts: list[SingleLine] = Field(default_factory=list)
+    """PATH, or HOST:CONTAINER[:OPTIONS]. The directories that a job names itself are mounted without being listed."""
+    options: list[ShellText] = Field(default_factory=list)
+    """Further words: of `apptainer exec`, or with pyxis of srun."""
+
+
+class PrepJobsConfig(Section):
+    """What each job of a preparation asks for: one process with its workers on one node, no GPU.
+
+    What is not set here is what the training jobs have, but for memory and `sbatch_options`, which are theirs alone.
+    """
+
+    cpus_per_task: PositiveInt | None = None
+    """As many workers a job starts, unless the command line says `workers=...`."""
+    memory_gb: PositiveInt | None = None
+    time_limit: TimeLimit | None = None
+    signal_before_limit_s: int = Field(default=120, ge=MINIMUM_SIGNAL_LEAD_S)
+    max_at_once: PositiveInt | None = None
+    """So many elements of the job array run beside each other; null: as many as the queue lets."""
+    max_retries: NonNegativeInt = 3
+    """So often a job that crashed, or was killed, is put back into the queue; being stopped for time does not count."""
+    partition: SingleLine | None = None
+    account: SingleLine | None = None
+    qos: SingleLine | None = None
+    sbatch_options: SbatchOptions = Field(default_factory=dict)
+    setup: list[ShellText] | None = None
+    environment: dict[VariableName, ShellText] | None = None
+    command: list[ShellText] | None = Field(default=None, min_length=1)
+    container: ContainerConfig | None = None
 
 
 class ClusterConfig(Section):
@@ -94,7 +137,7 @@ class ClusterConfig(Section):
     """Processes on each node of a cluster without GPUs; with GPUs there is one process per GPU."""
     cpus_per_task: PositiveInt
     memory_per_node_gb: PositiveInt | None = None
-    time_limit: Annotated[str, BeforeValidator(_time_limit)]
+    time_limit: TimeLimit
     signal_before_limit_s: int = Field(300, ge=MINIMUM_SIGNAL_LEAD_S)
     """How long before the time limit training is told to save and stop: longer than a step and a save."""
     max_restarts: NonNegativeInt = 100
@@ -102,13 +145,16 @@ class ClusterConfig(Section):
     partition: SingleLine | None = None
     account: SingleLine | None = None
     qos: SingleLine | None = None
-    sbatch_options: dict[OptionName, SingleLine | StrictInt | Literal[True]] = Field(default_factory=dict)
+    sbatch_options: SbatchOptions = Field(default_factory=dict)
     """Further sbatch options by long name; `true` stands for an option without a value."""
     setup: list[ShellText] = Field(default_factory=list)
     """Lines of shell that every job runs first, for example `module load cuda`. They are code and are not quoted."""
     environment: dict[VariableName, ShellText] = Field(default_factory=dict)
-    command: list[ShellText] | None = Field(None, min_length=1)
-    """The words that start Foreword on a node; by default the Python that ran `foreword submit`, with `-m foreword`."""
+    command: list[ShellText] | None = Field(default=None, min_length=1)
+    """The words that start Foreword on a node; by default `foreword` in a container, and elsewhere the Python that ran
+    `foreword submit`, with `-m foreword`."""
+    container: ContainerConfig | None = None
+    prep: PrepJobsConfig = PrepJobsConfig()
 
     @model_validator(mode="after")
     def _one_process_per_gpu(self) -> "ClusterConfig":
@@ -124,7 +170,18 @@ class ClusterConfig(Section):
             raise ValueError(
                 f"signal_before_limit_s {self.signal_before_limit_s} must be below time_limit, {self.time_limit_s} s"
             )
+        if self.prep.signal_before_limit_s >= seconds_of(self.prep.time_limit or self.time_limit):
+            raise ValueError(
+                f"prep.signal_before_limit_s {self.prep.signal_before_limit_s} must be below these jobs' time limit"
+            )
         return self
+
+    def for_preparation(self) -> "ClusterConfig":
+        """What each job of a preparation asks for, in the same terms: one task on one node without GPUs."""
+        prep = self.prep.model_dump(exclude_none=True, exclude={"memory_gb", "max_at_once", "max_retries"})
+        one_task = {"nodes": 1, "gpus_per_node": 0, "gpu_type": None, "tasks_per_node": 1}
+        values = self.model_dump() | one_task | {"memory_per_node_gb": self.prep.memory_gb} | prep
+        return ClusterConfig.model_validate(values)
 
     @property
     def processes_per_node(self) -> int:

@@ -2,18 +2,30 @@
 
 What comes in: the run's TrainConfig and the ClusterConfig. What goes out: a TrainPlan. Promise: a plan that was made
 can be started as far as the machine that submits can see; what cannot work is a ConfigError or DataError here and not
-an hour later in the queue.
+an hour later in the queue. A corpus that jobs in the queue before will have made is taken at its configuration's word.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.filesize import decimal
+
+from data_prep.config import PrepConfig
+from data_prep.shards import Corpus
 from foreword.errors import ConfigError
 from pipeline.config import TrainConfig
 from pipeline.data.corpora import open_corpora
 from pipeline.data.share import Share
 from pipeline.schedule import Schedule
-from slurm.config import ClusterConfig, require_single_line
+from slurm.checks import (
+    SAVED_BYTES_PER_S,
+    checkpoint_bytes,
+    node_memory_bytes,
+    printable_directory,
+    refuse_no_time_to_train,
+    training_warnings,
+)
+from slurm.config import ClusterConfig
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,10 @@ class TrainPlan:
     total_tokens: int
     corpora: tuple[Path, ...]
     run_dir: Path
+    checkpoint_bytes: int
+    node_memory_bytes: int
+    """About how much main memory the processes of a node take."""
+    warnings: tuple[str, ...] = ()
 
     @property
     def world_size(self) -> int:
@@ -58,13 +74,61 @@ class TrainPlan:
             )
         )
 
+    def estimate(self) -> str:
+        """What the run will need, about, one line a topic."""
+        save_s = self.checkpoint_bytes / SAVED_BYTES_PER_S
+        return "\n".join(
+            (
+                f"checkpoint about {decimal(self.checkpoint_bytes)}, {save_s:,.0f} s at {decimal(SAVED_BYTES_PER_S)}/s",
+                f"memory     about {decimal(self.node_memory_bytes)} of main memory a node",
+            )
+        )
 
-def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
+
+@dataclass(frozen=True)
+class ComingCorpus:
+    """A corpus that other jobs will have made when training starts.
+
+    Attributes:
+        path: absolute.
+        sequence_length: tokens of a row.
+        vocab_size: of its tokenizer.
+        splits: those that it will have.
+    """
+
+    path: Path
+    sequence_length: int
+    vocab_size: int
+    splits: frozenset[str]
+
+    @classmethod
+    def of(cls, prep: PrepConfig, vocab_size: int) -> "ComingCorpus":
+        """What a preparation will make."""
+        held_out = {name for name, share in prep.splits.model_dump().items() if share}
+        return cls(Path(prep.output).absolute(), prep.sequence_length, vocab_size, frozenset({"train", *held_out}))
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What the plan needs to know of the data."""
+
+    paths: tuple[Path, ...]
+    sequence_length: int
+    vocab_size: int
+
+
+def plan_training(train: TrainConfig, cluster: ClusterConfig, coming: ComingCorpus | None = None) -> TrainPlan:
     """Check that `train` fits on `cluster` and that its files are there.
+
+    Args:
+        train: the run.
+        cluster: where it is to run.
+        coming: the one of its corpora that is not there yet.
 
     Raises:
         ConfigError: sizes that do not divide each other, a tensor-parallel group that would span nodes, a path that is
-            not there or that a `#SBATCH` line cannot hold, a corpus that the run cannot use (see `open_corpora`).
+            not there or that a `#SBATCH` line cannot hold, a corpus that the run cannot use (see `open_corpora`), a
+            time limit that leaves no time for training.
         DataError: the corpus is not there, or a file of it is missing or has another size than it should.
     """
     tensor_parallel_size = train.parallel.tensor_parallel_size
@@ -77,9 +141,9 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
     data_parallel_size = cluster.world_size // tensor_parallel_size
     if train.init_from is not None and not train.init_from.path.exists():
         raise ConfigError("no such checkpoint", where=f"init_from: {train.init_from.path}", remedy="check the path")
-    corpora = open_corpora(train)
-    sequence_length = corpora.sequence_length
-    schedule = Schedule(train.schedule, train.optimizer.lr, train.batch, sequence_length)
+    data = _with_coming(train, coming) if coming else _at_hand(train)
+    refuse_no_time_to_train(train, cluster, data.vocab_size)
+    schedule = Schedule(train.schedule, train.optimizer.lr, train.batch, data.sequence_length)
     share = Share(0, data_parallel_size, schedule.all_batch_sizes, train.batch.micro_batch_size)
     return TrainPlan(
         nodes=cluster.nodes,
@@ -92,22 +156,56 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig) -> TrainPlan:
         micro_batch_size=train.batch.micro_batch_size,
         gradient_accumulation_steps=share.max_accumulation_steps,
         total_steps=schedule.total_steps(),
-        global_batch_tokens=schedule.global_batch_size * sequence_length,
-        total_tokens=schedule.total_samples() * sequence_length,
-        corpora=tuple(corpus.path.absolute() for corpus in corpora.by_name.values()),
-        run_dir=_printable(train.run_dir.absolute()),
+        global_batch_tokens=schedule.global_batch_size * data.sequence_length,
+        total_tokens=schedule.total_samples() * data.sequence_length,
+        corpora=data.paths,
+        run_dir=printable_directory(train.run_dir.absolute(), "run_dir"),
+        checkpoint_bytes=checkpoint_bytes(train, data.vocab_size),
+        node_memory_bytes=node_memory_bytes(train, cluster, data.vocab_size),
+        warnings=tuple(training_warnings(train, cluster, data.vocab_size)),
     )
 
 
-def _printable(run_dir: Path) -> Path:
-    try:
-        require_single_line(str(run_dir))
-    except ValueError as error:
-        raise ConfigError(str(error), where=f"run_dir: {str(run_dir)!r}", remedy="choose another name") from None
-    if "\\" in str(run_dir):
+def _at_hand(train: TrainConfig) -> _Data:
+    corpora = open_corpora(train)
+    paths = tuple(corpus.path.absolute() for corpus in corpora.by_name.values())
+    return _Data(paths, corpora.sequence_length, corpora.tokenizer.vocab_size)
+
+
+def _with_coming(train: TrainConfig, coming: ComingCorpus) -> _Data:
+    """What can be told of a corpus that is not there, and of those beside it that are."""
+    paths = [source.path.absolute() for source in train.data.sources().values()]
+    if coming.path.resolve() not in [path.resolve() for path in paths]:
         raise ConfigError(
-            "must not hold a backslash: sbatch then leaves the job's number out of the log's name",
-            where=f"run_dir: {run_dir}",
-            remedy="choose another name",
+            f"training reads {', '.join(map(str, paths))}, and the preparation makes {coming.path}",
+            where="data.corpus",
+            remedy="set it to the preparation's output",
         )
-    return run_dir
+    for path in paths:
+        if path.resolve() == coming.path.resolve():
+            continue
+        length = Corpus.open(path).manifest.sequence_length
+        if length != coming.sequence_length:
+            raise ConfigError(
+                f"its rows have {length} tokens, and those of {coming.path} will have {coming.sequence_length}",
+                where=path,
+                remedy="prepare them with the same sequence_length",
+            )
+    if coming.sequence_length > train.model.max_position_embeddings:
+        raise ConfigError(
+            f"rows will have {coming.sequence_length} tokens and the model has {train.model.max_position_embeddings}"
+            " positions",
+            where="model.max_position_embeddings",
+            remedy=f"set it to {coming.sequence_length} or more, or prepare with a smaller sequence_length",
+        )
+    splits = {"data.train_split": train.data.train_split}
+    if train.evaluation.every_steps is not None:
+        splits["data.validation_split"] = train.data.validation_split
+    for key, split in splits.items():
+        if split not in coming.splits:
+            raise ConfigError(
+                f"the preparation makes no split {split!r}",
+                where=key,
+                remedy=f"give it a share in the preparation's splits, or use one of {', '.join(sorted(coming.splits))}",
+            )
+    return _Data(tuple(paths), coming.sequence_length, coming.vocab_size)

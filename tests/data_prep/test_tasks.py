@@ -132,7 +132,7 @@ def test_every_slice_belongs_to_one_task_and_tasks_have_equal_work():
     slices = [PlannedSlice(file=0, begin=0, end=0, size_bytes=size) for size in sizes]
     plan = Plan(config={}, tokenizer={}, slice_bytes=64, files=[], slices=slices)
     for tasks in (1, 3, 7, 100):
-        shares = [plan.share(task, tasks) for task in range(tasks)]
+        shares = plan.shares(tasks)
         assert Counter(number for share in shares for number in share) == Counter(range(len(sizes)))
         loads = [sum(sizes[number] for number in share) for share in shares]
         assert max(loads) <= max(500, sum(sizes) / tasks + 64)

@@ -4,7 +4,15 @@ import pickle
 
 import pytest
 
-from foreword.errors import CheckpointError, ConfigError, DataError, ForewordError, MachineError, StoppedOnRequest
+from foreword.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ForewordError,
+    MachineError,
+    ProcessKilledError,
+    StoppedOnRequest,
+)
 
 
 def test_the_message_says_where_and_what_to_do() -> None:
@@ -18,7 +26,14 @@ def test_the_message_leaves_out_what_is_not_known() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "exit_code"),
-    [(ConfigError, 2), (MachineError, 2), (DataError, 3), (CheckpointError, 3), (StoppedOnRequest, 75)],
+    [
+        (ConfigError, 2),
+        (MachineError, 2),
+        (ProcessKilledError, 1),
+        (DataError, 3),
+        (CheckpointError, 3),
+        (StoppedOnRequest, 75),
+    ],
 )
 def test_each_kind_of_mistake_has_its_exit_code(kind: type[ForewordError], exit_code: int) -> None:
     assert kind("x").exit_code == exit_code

@@ -1,0 +1,119 @@
+"""What is looked at before a job goes into the queue, beside the sizes that `plan` divides.
+
+Errors are for what cannot work; warnings are for what rests on an estimate or on a habit of clusters.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from data_prep.verify import verify_corpus
+from foreword.errors import ConfigError, DataError
+from pipeline.config import ModelConfig, TrainConfig
+from slurm.config import ClusterConfig, require_single_line
+
+STATE_BYTES = 12  # of a checkpoint, for each parameter: its fp32 value and Adam's two moments
+SAVED_BYTES_PER_S = 10**9  # what one run can expect of a shared file system
+PROCESS_BYTES = {"CPU": 10**9, "GPU": 3 * 10**9}  # libraries, buffers, and the driver's share, before there is a model
+NODE_LOCAL = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
+
+
+def printable_directory(directory: Path, key: str) -> Path:
+    """The directory itself, which can stand on an `#SBATCH` line and in a log's name.
+
+    Raises:
+        ConfigError: it cannot; `key` is where it was configured.
+    """
+    try:
+        require_single_line(str(directory))
+    except ValueError as error:
+        raise ConfigError(str(error), where=f"{key}: {str(directory)!r}", remedy="choose another name") from None
+    if "\\" in str(directory):
+        raise ConfigError(
+            "must not hold a backslash: sbatch then leaves the job's number out of the log's name",
+            where=f"{key}: {directory}",
+            remedy="choose another name",
+        )
+    return directory
+
+
+def parameter_count(model: ModelConfig, vocab_size: int) -> int:
+    """Parameters of a GPT-2 with tied embedding and head."""
+    width = model.hidden_size
+    layer = 12 * width * width + 13 * width  # QKV, projection and MLP with their biases, two layer norms
+    return model.num_layers * layer + (vocab_size + model.max_position_embeddings + 2) * width
+
+
+def checkpoint_bytes(train: TrainConfig, vocab_size: int) -> int:
+    """Size of a checkpoint on disk, without its small files."""
+    return STATE_BYTES * parameter_count(train.model, vocab_size)
+
+
+def save_seconds(train: TrainConfig, vocab_size: int) -> float:
+    """About how long a checkpoint takes to be written, at `SAVED_BYTES_PER_S`."""
+    return checkpoint_bytes(train, vocab_size) / SAVED_BYTES_PER_S
+
+
+def refuse_no_time_to_train(train: TrainConfig, cluster: ClusterConfig, vocab_size: int) -> None:
+    """Check that between its start and the signal before its end a job can do more than save.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    save_s = save_seconds(train, vocab_size)
+    if cluster.time_limit_s - cluster.signal_before_limit_s <= save_s:
+        raise ConfigError(
+            f"time_limit {cluster.time_limit} less signal_before_limit_s {cluster.signal_before_limit_s} leaves no more"
+            f" than a save takes, about {save_s:.0f} s",
+            where="cluster",
+            remedy="raise time_limit",
+        )
+
+
+def training_warnings(train: TrainConfig, cluster: ClusterConfig, vocab_size: int) -> list[str]:
+    """What the estimates say about the notice before the time limit, and about the memory of a node."""
+    found = []
+    save_s = save_seconds(train, vocab_size)
+    if cluster.signal_before_limit_s < save_s:
+        found.append(
+            f"signal_before_limit_s {cluster.signal_before_limit_s} is shorter than a save, about {save_s:.0f} s"
+            f" at {SAVED_BYTES_PER_S // 10**9} GB/s: a job may be killed in the middle of one"
+        )
+    needed_gb = node_memory_bytes(train, cluster, vocab_size) / 1e9
+    if cluster.memory_per_node_gb is not None and cluster.memory_per_node_gb < needed_gb:
+        found.append(
+            f"memory_per_node_gb {cluster.memory_per_node_gb} is little for {cluster.processes_per_node} processes:"
+            f" about {needed_gb:.0f} GB will be needed"
+        )
+    return found
+
+
+def node_memory_bytes(train: TrainConfig, cluster: ClusterConfig, vocab_size: int) -> int:
+    """About how much main memory the processes of a node take, without the pages of the corpus."""
+    on_gpu = cluster.gpus_per_node > 0
+    state = checkpoint_bytes(train, vocab_size) // cluster.nodes
+    kept = 0 if on_gpu and not train.parallel.offload_optimizer else state
+    image = state if train.checkpoint.asynchronous else 0  # the copy that is written while training goes on
+    return cluster.processes_per_node * PROCESS_BYTES["GPU" if on_gpu else "CPU"] + kept + image
+
+
+def refuse_damaged(corpora: Iterable[Path]) -> None:
+    """Compare every hash of the corpora.
+
+    Raises:
+        DataError: some are not whole; every problem is named.
+    """
+    for path in corpora:
+        problems = verify_corpus(path, workers=len(os.sched_getaffinity(0)))
+        if problems:
+            raise DataError("the corpus is not whole:\n     " + "\n     ".join(problems), where=path)
+
+
+def node_local_warnings(paths: Iterable[Path]) -> list[str]:
+    """A line about paths in directories that on most clusters every node has for itself."""
+    local = sorted({path for path in paths if any(path.is_relative_to(directory) for directory in NODE_LOCAL)})
+    outermost = [
+        str(path) for path in local if not any(path != outer and path.is_relative_to(outer) for outer in local)
+    ]
+    what = "on most clusters each node has such a directory for itself, and the others do not see it"
+    return [f"{what}: {', '.join(outermost)}"] if local else []
