@@ -4,6 +4,7 @@ Errors are for what cannot work; warnings are for what rests on an estimate or o
 """
 
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -109,11 +110,26 @@ def refuse_damaged(corpora: Iterable[Path]) -> None:
             raise DataError("the corpus is not whole:\n     " + "\n     ".join(problems), where=path)
 
 
-def node_local_warnings(paths: Iterable[Path]) -> list[str]:
-    """A line about paths in directories that on most clusters every node has for itself."""
-    local = sorted({path for path in paths if any(path.is_relative_to(directory) for directory in NODE_LOCAL)})
+def path_warnings(cluster: ClusterConfig, needed: Iterable[Path]) -> list[str]:
+    """What the nodes may not see, as far as it can be told from here.
+
+    Args:
+        cluster: whose image and command are looked for.
+        needed: what else a job reads or writes.
+    """
+    found = []
+    image = cluster.container.image if cluster.container else ""
+    if image.startswith(("/", "./", "../")) and not Path(image).exists():
+        found.append(f"there is no image {image} on this machine")
+    program = Path(cluster.command[0] if cluster.command else sys.executable)
+    if cluster.container is None and program.is_absolute() and not program.exists():
+        found.append(f"there is no program {program} on this machine")
+    paths = {*needed, *([] if cluster.container else [program])}
+    local = sorted(path for path in paths if any(path.is_relative_to(directory) for directory in NODE_LOCAL))
     outermost = [
         str(path) for path in local if not any(path != outer and path.is_relative_to(outer) for outer in local)
     ]
-    what = "on most clusters each node has such a directory for itself, and the others do not see it"
-    return [f"{what}: {', '.join(outermost)}"] if local else []
+    if outermost:
+        what = "on most clusters each node has such a directory for itself, and the others do not see it"
+        found.append(f"{what}: {', '.join(outermost)}")
+    return found

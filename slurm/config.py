@@ -6,11 +6,13 @@ a training job asks for; `prep` says what the jobs of a preparation ask for inst
 """
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, StrictInt, model_validator
 
-from foreword.config import Section
+from foreword.config import Section, load_config
 
 # options that a template or another key of ClusterConfig writes
 OWNED_OPTIONS = {
@@ -37,6 +39,7 @@ OWNED_OPTIONS = {
 }
 # sbatch's own forms: minutes, minutes:seconds, hours:minutes:seconds, and days-hours[:minutes[:seconds]]
 TIME_LIMIT = re.compile(r"(?:(?P<days>\d+)-(?P<after_days>\d+(?::\d+){0,2})|(?P<without_days>\d+(?::\d+){0,2}))")
+_TIME_OVERRIDE = re.compile(r"^(?P<key>(?:prep\.)?time_limit)=(?P<value>[\d:-]+)$")
 MINIMUM_SIGNAL_LEAD_S = 60  # Slurm looks at time limits every 30 s to 60 s; a shorter notice may never arrive
 
 
@@ -197,6 +200,14 @@ class ClusterConfig(Section):
     def time_limit_s(self) -> int:
         """The time limit in seconds, read as sbatch reads it."""
         return seconds_of(self.time_limit)
+
+
+def load_cluster(path: Path, overrides: Sequence[str]) -> ClusterConfig:
+    """Read a cluster's configuration; a time limit on the command line is text without YAML's quotes.
+
+    Raises: as `load_config` does.
+    """
+    return load_config(path, [_TIME_OVERRIDE.sub(r"\g<key>='\g<value>'", text) for text in overrides], ClusterConfig)
 
 
 def seconds_of(time_limit: str) -> int:

@@ -10,8 +10,8 @@ from foreword.config import dump_config, load_config
 from foreword.errors import ConfigError
 from pipeline.config import TrainConfig
 from pipeline.start import Start
-from slurm.checks import node_local_warnings
-from slurm.config import ClusterConfig
+from slurm.checks import path_warnings
+from slurm.config import ClusterConfig, load_cluster
 from slurm.container import launch
 from slurm.events import JOBS_DIRECTORY
 from slurm.plan import ComingCorpus
@@ -40,7 +40,7 @@ def prepare_preparation(
         DataError: an input file is not what it was when the preparation began.
     """
     sorted_overrides = split_overrides(overrides, CLUSTER_PREFIX)
-    cluster = load_config(cluster_path, sorted_overrides[CLUSTER_PREFIX], ClusterConfig)
+    cluster = load_cluster(cluster_path, sorted_overrides[CLUSTER_PREFIX])
     plan = _plan(config_path, sorted_overrides[""], cluster, tasks)
     if plan.trains_tokenizer:
         raise ConfigError(
@@ -49,7 +49,7 @@ def prepare_preparation(
             remedy="make it with `foreword tokenizer train`, or let `foreword submit all` do so in a job",
         )
     jobs = tuple(_jobs(plan, working_directory))
-    return Prepared((plan,), jobs, tuple(node_local_warnings(plan.needed_directories())) if jobs else ())
+    return Prepared((plan,), jobs, tuple(path_warnings(plan.cluster, plan.needed_directories())) if jobs else ())
 
 
 def prepare_all(
@@ -78,7 +78,7 @@ def prepare_all(
             f"{sorted_overrides[''][0]!r} does not say which configuration it belongs to",
             remedy="write prep.KEY=VALUE, train.KEY=VALUE or cluster.KEY=VALUE",
         )
-    cluster = load_config(cluster_path, sorted_overrides[CLUSTER_PREFIX], ClusterConfig)
+    cluster = load_cluster(cluster_path, sorted_overrides[CLUSTER_PREFIX])
     train = load_config(train_path, sorted_overrides[TRAIN_PREFIX], TrainConfig)
     plan = _plan(prep_path, sorted_overrides[PREP_PREFIX], cluster, tasks)
     coming = None
@@ -89,7 +89,7 @@ def prepare_all(
     return Prepared(
         plans=(plan, train_plan),
         jobs=(*_jobs(plan, working_directory), train_job),
-        warnings=(*train_plan.warnings, *node_local_warnings(paths)),
+        warnings=(*train_plan.warnings, *path_warnings(cluster, paths)),
     )
 
 

@@ -188,10 +188,15 @@ def _state_without_jobs(
 
 
 def _of_last_submission(events: Sequence[JobEvent]) -> list[JobEvent]:
-    """The events since the last job, or the first job of the last chain, was submitted."""
-    own = {event.job_id for event in events}
-    firsts = [event.time for event in events if event.event == "submitted" and event.after not in own]
-    return [event for event in events if event.time >= max(firsts, default=0.0)]
+    """The events of the job, or of the chain of jobs, that was submitted last; of other jobs when none was.
+
+    It goes by the jobs' numbers: the clocks of login and compute nodes may differ.
+    """
+    submitted = [event for event in events if event.event == "submitted"]
+    numbers = {event.job_id for event in submitted}
+    begin = max((at for at, event in enumerate(submitted) if event.after not in numbers), default=0)
+    former = {event.job_id for event in submitted[:begin]}
+    return [event for event in events if event.job_id.partition("_")[0] not in former]
 
 
 def _why_it_waits(job: QueuedJob, events: Sequence[JobEvent]) -> str | None:

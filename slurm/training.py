@@ -7,8 +7,8 @@ from pathlib import Path
 from foreword.config import dump_config, load_config
 from pipeline.config import TrainConfig
 from pipeline.start import Start
-from slurm.checks import node_local_warnings, refuse_damaged
-from slurm.config import ClusterConfig
+from slurm.checks import path_warnings, refuse_damaged
+from slurm.config import ClusterConfig, load_cluster
 from slurm.container import launch
 from slurm.events import JOBS_DIRECTORY
 from slurm.plan import ComingCorpus, TrainPlan, plan_training
@@ -39,12 +39,12 @@ def prepare_training(
         DataError: the corpus is not there or not whole.
     """
     sorted_overrides = split_overrides(overrides, CLUSTER_PREFIX)
-    cluster = load_config(cluster_path, sorted_overrides[CLUSTER_PREFIX], ClusterConfig)
+    cluster = load_cluster(cluster_path, sorted_overrides[CLUSTER_PREFIX])
     train = load_config(config_path, sorted_overrides[""], TrainConfig)
     plan, job = training_job(train, cluster, working_directory, start)
     if verify_corpora:
         refuse_damaged(plan.corpora)
-    warnings = node_local_warnings([plan.run_dir, *plan.corpora])
+    warnings = path_warnings(cluster, [plan.run_dir, *plan.corpora])
     return Prepared((plan,), (job,), (*plan.warnings, *warnings))
 
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from fake_slurm import FakeSlurm, install
 from tiny_corpus import make_corpus
+from tiny_preparation import train_tokenizer, write_preparation
 
 from pipeline.config import TrainConfig
 from slurm.config import ClusterConfig
@@ -37,3 +39,20 @@ def train_config(train_values: dict) -> TrainConfig:
 def cluster_config() -> ClusterConfig:
     """Two nodes of four GPUs."""
     return ClusterConfig(nodes=2, gpus_per_node=4, cpus_per_task=8, time_limit="12:00:00")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tiny.model")
+
+
+@pytest.fixture
+def prep_path(tmp_path: Path, tokenizer: Path) -> Path:
+    """The configuration file of a preparation in `tmp_path`, whose output is `tmp_path / "prepared"`."""
+    return write_preparation(tmp_path, tokenizer, tmp_path / "prepared")
+
+
+@pytest.fixture
+def fake_slurm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """Slurm's clients in front of the PATH, played."""
+    return install(tmp_path_factory.mktemp("fake") / "slurm", monkeypatch)

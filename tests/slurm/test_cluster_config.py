@@ -8,18 +8,13 @@ from pydantic import ValidationError
 
 from foreword.config import load_config
 from foreword.errors import ConfigError
-from slurm.config import ClusterConfig, seconds_of
+from slurm.config import ClusterConfig, load_cluster, seconds_of
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "configs" / "cluster").glob("*.yaml"))
+GENERIC = Path(__file__).parents[2] / "configs" / "cluster" / "generic_8gpu.yaml"
 
 
 def cluster(**values: Any) -> ClusterConfig:
     return ClusterConfig.model_validate({"gpus_per_node": 8, "cpus_per_task": 4, "time_limit": "1:00:00"} | values)
-
-
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_every_example_can_be_loaded(path: Path) -> None:
-    assert load_config(path, [], ClusterConfig).world_size > 0
 
 
 @pytest.mark.parametrize(
@@ -94,3 +89,40 @@ def test_an_options_value_is_text_a_whole_number_or_true(value: object) -> None:
 def test_a_variable_must_have_a_name_that_a_shell_can_export(name: str) -> None:
     with pytest.raises(ValidationError, match="name of an environment variable"):
         cluster(environment={name: "x"})
+
+
+@pytest.mark.parametrize("text", ["time_limit=2:00:00", "time_limit=30", "prep.time_limit=1-12"])
+def test_a_time_limit_on_the_command_line_needs_no_quotes(text: str) -> None:
+    loaded = load_cluster(GENERIC, [text])
+    key, _, value = text.partition("=")
+    assert (loaded.prep.time_limit if key.startswith("prep") else loaded.time_limit) == value
+
+
+def test_preparation_has_what_it_says_and_otherwise_what_training_has() -> None:
+    loaded = cluster(
+        nodes=4,
+        gpu_type="h100",
+        memory_per_node_gb=480,
+        partition="gpu",
+        account="ours",
+        setup=["module load python"],
+        environment={"A": "1"},
+        sbatch_options={"exclusive": True},
+        prep={"partition": "cpu", "cpus_per_task": 16, "environment": {"B": "2"}},
+    ).for_preparation()
+    assert (loaded.world_size, loaded.gpus_per_node, loaded.gpu_type) == (1, 0, None)
+    assert (loaded.partition, loaded.account, loaded.cpus_per_task) == ("cpu", "ours", 16)
+    assert (loaded.setup, loaded.environment) == (["module load python"], {"B": "2"})
+    assert (loaded.memory_per_node_gb, loaded.sbatch_options, loaded.signal_before_limit_s) == (None, {}, 120)
+    assert loaded.time_limit == "1:00:00"
+
+
+def test_the_signal_of_preparation_comes_before_its_own_limit() -> None:
+    with pytest.raises(ValidationError, match=r"prep\.signal_before_limit_s 120 must be below"):
+        cluster(prep={"time_limit": "2"})
+
+
+@pytest.mark.parametrize("name", ["array", "comment", "dependency", "output"])
+def test_what_foreword_itself_writes_is_no_further_option(name: str) -> None:
+    with pytest.raises(ValidationError, match="is written by Foreword itself"):
+        cluster(prep={"sbatch_options": {name: "x"}})
