@@ -31,7 +31,7 @@ def status(run: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(show_status.as_json([show_status.facts(status) for status in statuses]))
     elif statuses:
-        show_status.print_overview(statuses)
+        click.echo(show_status.overview(statuses))
     else:
         click.echo("no job of yours in the queue was submitted by Foreword", err=True)
 

@@ -5,9 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
 
 from slurm.logs import log_of, newest_log
 from slurm.status import Status
@@ -113,20 +111,18 @@ def describe(status: Status) -> str:
     return "\n".join(lines)
 
 
-def overview(statuses: Iterable[Status]) -> Table:
-    """One line for each of several runs and corpora."""
-    table = Table("state", "done", "loss", "left", "jobs", "directory", box=None, pad_edge=False)
+def overview(statuses: Iterable[Status]) -> str:
+    """One line for each of several runs and corpora, under a line of titles; the directory is last and never cut."""
+    rows = [("STATE", "DONE", "LOSS", "LEFT", "JOBS", "DIRECTORY")]
     for status in statuses:
         jobs = ", ".join(job.job_id for job in status.jobs[:3]) + (", ..." if len(status.jobs) > 3 else "")
         loss = f"{status.run.loss:.4f}" if status.run and status.run.loss is not None else ""
         left = _duration(status.run.remaining_s) if status.run and status.state == "running" else ""
-        table.add_row(status.state, _done(status), loss, left, jobs, str(status.directory))
-    return table
-
-
-def print_overview(statuses: Iterable[Status]) -> None:
-    """Print the table to standard output; long directories are not cut."""
-    Console(soft_wrap=True).print(overview(statuses), highlight=False, markup=False)
+        rows.append((status.state, _done(status), loss, left, jobs, str(status.directory)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    )
 
 
 def as_json(values: Any) -> str:

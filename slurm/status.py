@@ -172,8 +172,8 @@ def _state_without_jobs(
     if not recent:
         return None
     latest = {event.job_id: event for event in recent}
-    failures = [event for event in latest.values() if event.event in ("failed", "gave_up")]
-    event = min(failures, key=lambda event: event.time) if failures else recent[-1]  # later ones may follow from it
+    failures = [event for event in recent if event is latest[event.job_id] and event.event in ("failed", "gave_up")]
+    event = failures[0] if failures else recent[-1]  # later failures may follow from the first
     if event.event in ENDS:
         said = last_error(log_of(directory, event.job_id)) if failures else None
         reason = f"job {event.job_id}: {event.reason or event.event}" + (f"\n{said}" if said else "")
