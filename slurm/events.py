@@ -6,7 +6,9 @@
 An event has `time` (seconds since the epoch), `job_id` (12, or 12_3 for an element of an array), `restart` (how often
 the job had come back from the queue), `event` (submitted, started, stopped, requeued, crashed, hung, preflight_failed,
 finished, failed, gave_up or cancelled) and, where they are known, `reason`, `exit_code`, `nodes` and
-`next_start_delay_s`; `submitted` also has `kind`, and `after`: the job that it waits for.
+`next_start_delay_s`; `submitted` also has `kind`, and `after`: the job that it waits for. The end of a start of
+training has `checkpoint_step`, that of the newest complete checkpoint then, and `requeued` the nodes that are
+`excluded`.
 """
 
 import json
@@ -44,6 +46,8 @@ class JobEvent(BaseModel):
     next_start_delay_s: float | None = None
     kind: str | None = None
     after: str | None = None
+    checkpoint_step: int | None = None
+    excluded: list[str] = []
 
 
 def read_events(directory: Path) -> list[JobEvent]:

@@ -176,6 +176,8 @@ def _line(event: dict[str, Any]) -> str:
     reason = event.get("reason") or event.get("error")
     if reason:
         words.append(f"- {reason}")
+    if event.get("excluded"):
+        words.append(f"- without {', '.join(event['excluded'])}")
     if event.get("next_start_delay_s"):
         words.append(f"- next start in {event['next_start_delay_s']:g} s")
     return " ".join(words)

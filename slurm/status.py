@@ -177,7 +177,8 @@ def _state_without_jobs(
     if event.event in ENDS:
         said = last_error(log_of(directory, event.job_id)) if failures else None
         reason = f"job {event.job_id}: {event.reason or event.event}" + (f"\n{said}" if said else "")
-        return ENDS[event.event], reason
+        was_cancelled = any(other.event == "cancelled" and other.job_id == event.job_id for other in recent)
+        return "cancelled" if was_cancelled and not failures else ENDS[event.event], reason
     found = f"({ended[0].state if ended else 'Slurm has forgotten how'})"
     if event.event == "submitted":
         waited = f", which waited for job {event.after}," if event.after else ""

@@ -1,11 +1,13 @@
 """Slurm's clients and Foreword's, led to the tests' own cluster."""
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 POLL_INTERVAL_S = 0.2
 
@@ -24,8 +26,15 @@ class Cluster:
 
     def submit_training(self, config: Path, cluster: Path, *overrides: str) -> str:
         """`foreword submit train`, from the configuration's directory; returns the job's number."""
-        submit = [sys.executable, "-m", "foreword", "submit", "train", str(config), "--cluster", str(cluster)]
-        return self.run(*submit, *overrides, cwd=config.parent)
+        return self.foreword("submit", "train", config, "--cluster", cluster, *overrides, cwd=config.parent)
+
+    def foreword(self, *words: object, cwd: Path | None = None) -> str:
+        """Run one of Foreword's commands; returns its standard output."""
+        return self.run(sys.executable, "-m", "foreword", *map(str, words), cwd=cwd)
+
+    def status(self, directory: Path) -> dict[str, Any]:
+        """What `foreword status --json` says of a run or a corpus."""
+        return json.loads(self.foreword("status", directory, "--json"))
 
     def facts(self, job: str) -> dict[str, str]:
         """What `scontrol show job` knows, by name."""

@@ -125,6 +125,8 @@ def test_a_job_that_gave_up_has_failed_and_a_cancelled_one_has_not(run_dir: Path
     append_event(run_dir, "13", "submitted", kind="train")
     append_event(run_dir, "13", "cancelled", reason="foreword cancel: taken out of the queue")
     assert state(run_dir) == ("cancelled", "job 13: foreword cancel: taken out of the queue")
+    append_event(run_dir, "13", "stopped", exit_code=75, reason="stopped on request")
+    assert state(run_dir) == ("cancelled", "job 13: stopped on request")
 
 
 def test_a_job_that_left_the_queue_without_a_start_names_the_one_it_waited_for(
