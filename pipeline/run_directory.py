@@ -6,6 +6,7 @@ run/tokenizer/        the corpora's tokenizer, so that the run can be evaluated 
 run/metrics.jsonl     see `telemetry`
 run/checkpoints/      see `checkpoint`
 run/set_aside/        what a start with --from or --fresh went back behind, see `set_aside`
+run/slurm/            scripts, logs and events of its jobs, from `foreword submit`
 run/start.json        which start asked for that, see `start`
 """
 

@@ -12,6 +12,8 @@ from slurm import clients
 from slurm.clients import QueuedJob
 from slurm.events import append_event, read_events
 
+AT_ONCE = 200  # jobs on a command line
+
 
 def jobs_in_queue(directory: Path) -> list[QueuedJob]:
     """The jobs that work on `directory` or are to do so: those that it knows of, and those that say so themselves.
@@ -35,11 +37,16 @@ def cancel(directory: Path, at_once: bool) -> Iterator[tuple[QueuedJob, str]]:
     Raises:
         MachineError: Slurm cannot be asked, or refuses.
     """
+    jobs = jobs_in_queue(directory)
+    waiting = [job for job in jobs if job.is_waiting]
     # those that wait go first, so that none of them starts because another one ends
-    for job in sorted(jobs_in_queue(directory), key=lambda job: job.state != "PENDING"):
-        if job.state == "PENDING":
-            clients.ask("scancel", job.job_id)
+    for begin in range(0, len(waiting), AT_ONCE):
+        clients.ask("scancel", *(job.job_id for job in waiting[begin : begin + AT_ONCE]))
+    for job in [*waiting, *(job for job in jobs if not job.is_waiting)]:
+        if job.is_waiting:
             done = "taken out of the queue"
+        elif job.state == "COMPLETING":
+            done = "ending already"
         elif at_once or not _tell_to_stop(job):
             clients.ask("scancel", job.job_id)
             done = "ended"

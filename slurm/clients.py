@@ -18,6 +18,9 @@ from slurm.config import TIME_LIMIT, seconds_of
 COMMENT_PREFIX = "foreword:"  # what follows it in a job's comment is the run or corpus that the job works on
 ANSWER_TIMEOUT_S = 30.0  # a client without a cluster tries for a minute
 SEPARATOR = "\x1f"  # in no name of a job or directory: Foreword refuses control characters there
+WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
+ENDED = {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE"}
+ENDED |= {"OUT_OF_MEMORY", "REVOKED"}
 _QUEUE_FIELDS = {"job_id": "%i", "state": "%T", "reason": "%r", "running": "%M", "left": "%L", "start": "%S"}
 _QUEUE_FIELDS |= {"nodes": "%N", "name": "%j", "comment": "%k"}
 
@@ -48,8 +51,13 @@ class QueuedJob:
 
     @property
     def is_live(self) -> bool:
-        """Whether it is still in the queue, or running, or about to be gone."""
-        return self.state in ("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED", "STOPPED")
+        """Whether it waits, or runs, or is about to be gone."""
+        return self.state not in ENDED
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is in the queue, for the first time or again."""
+        return self.state in WAITING
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,7 @@ def _queue(*which: str) -> list[QueuedJob]:
 def _read(line: Sequence[str]) -> QueuedJob:
     values = dict(zip(_QUEUE_FIELDS, line, strict=True))
     comment = values["comment"]
-    started = values["state"] != "PENDING"
+    started = values["state"] not in WAITING
     return QueuedJob(
         job_id=values["job_id"],
         state=values["state"],

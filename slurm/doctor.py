@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 MINIMUM_PYTHON = (3, 11)
 LOW_DISK_BYTES = 10 * 10**9
 LOW_SHARED_MEMORY_BYTES = 2**30
-SLURM_CLIENTS = ("sbatch", "srun", "scontrol", "squeue")
+SLURM_CLIENTS = ("sbatch", "srun", "scontrol", "squeue", "scancel")
 
 Status = Literal["ok", "note", "missing"]
 
@@ -130,7 +130,7 @@ def slurm_clients() -> Iterator[Finding]:
     """The commands that `foreword submit` and its scripts call."""
     absent = [name for name in SLURM_CLIENTS if shutil.which(name) is None]
     if absent:
-        remedy = "only `foreword submit` needs them: run it on a login node of the cluster"
+        remedy = "only `foreword submit`, `status` and `cancel` need them: run those on a login node of the cluster"
         yield Finding("Slurm", "note", f"no {', '.join(absent)}", remedy)
     else:
         yield Finding("Slurm", "ok", ", ".join(SLURM_CLIENTS))

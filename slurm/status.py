@@ -69,8 +69,15 @@ def status_of(directory: Path, queued: Sequence[QueuedJob] | None = None) -> Sta
 
     Raises:
         ConfigError: there is no such directory.
-        DataError: it is neither a run nor a corpus.
+        DataError: it is neither a run nor a corpus, or cannot be read.
     """
+    try:
+        return _status_of(directory, queued)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=error.filename or directory) from None
+
+
+def _status_of(directory: Path, queued: Sequence[QueuedJob] | None) -> Status:
     kind, events = kind_of(directory), read_events(directory)
     ended: list[EndedJob] = []
     known: list[QueuedJob] = list(queued or ())
@@ -120,8 +127,8 @@ def _state_of_run(
     events: Sequence[JobEvent],
     ended: Sequence[EndedJob],
 ) -> tuple[str, str | None]:
-    waiting = [job for job in live if job.state == "PENDING"]
-    working = [job for job in live if job.state != "PENDING"]
+    waiting = [job for job in live if job.is_waiting]
+    working = [job for job in live if not job.is_waiting]
     if working and not (run.is_finished and working[0].state == "COMPLETING"):
         began = max((event.time for event in events if event.event == "started"), default=0.0)
         if run.is_held or (run.recorded or 0.0) > began:
@@ -155,7 +162,7 @@ def _state_of_corpus(
 ) -> tuple[str, str | None]:
     if manifest is not None:
         return "finished", None
-    if any(job.state != "PENDING" for job in live):
+    if any(not job.is_waiting for job in live):
         return "running", None
     if live:
         return "queued", _why_it_waits(live[0], events)
@@ -202,9 +209,12 @@ def _of_last_submission(events: Sequence[JobEvent]) -> list[JobEvent]:
 
 def _why_it_waits(job: QueuedJob, events: Sequence[JobEvent]) -> str | None:
     again = [event for event in events if event.event in STARTS_AGAIN and event.reason]
-    words = [f"job {job.job_id} waits" + (f" ({job.reason})" if job.reason else "")]
+    number = job.job_id.partition("_")[0]
+    after = [event.after for event in events if event.event == "submitted" and event.job_id == number]
+    why = f"for job {after[-1]}" if job.reason == "Dependency" and after else f"({job.reason})" if job.reason else ""
+    words = [f"job {job.job_id} waits {why}".rstrip()]
     if job.starts:
         words.append(f"expected to start at {job.starts}")
-    if again and again[-1].job_id.partition("_")[0] == job.job_id.partition("_")[0]:
+    if again and again[-1].job_id.partition("_")[0] == number:
         words.append(f"it was put back because: {again[-1].reason}")
     return "; ".join(words)

@@ -102,7 +102,7 @@ def submit(jobs: Sequence[Submission]) -> list[str]:
             number = clients.submit_script(job.script_path, *options)
             numbers.append(number)
             append_event(job.directory, number, "submitted", kind=job.kind, after=after)
-    except (ForewordError, OSError) as error:
+    except (ForewordError, OSError, KeyboardInterrupt) as error:
         _take_back(jobs, numbers)
         if isinstance(error, OSError):
             raise ConfigError(f"cannot be written: {error.strerror}", where=error.filename) from None

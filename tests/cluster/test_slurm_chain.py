@@ -62,6 +62,8 @@ def test_one_command_leads_from_text_to_a_trained_model_although_tasks_are_kille
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(SIGNALS)
     python_path = os.pathsep.join(filter(None, [str(tmp_path / "hook"), os.environ.get("PYTHONPATH")]))
+    tmp_path /= 'it\'s a; "dir" #1 100% $HOME `x`'
+    tmp_path.mkdir()
     cluster = write_cluster(tmp_path, prep={"environment": {"PYTHONPATH": python_path}})
     prep = write_preparation(tmp_path, tmp_path / "own.model", tmp_path / "corpus")
     train, corpus, run = write_training(tmp_path, steps=3), tmp_path / "corpus", tmp_path / "run"

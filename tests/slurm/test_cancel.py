@@ -68,6 +68,18 @@ def test_a_job_that_was_submitted_by_hand_is_found_by_what_it_says_of_itself(
     assert "no job of it is in the queue" in cancel(run_dir).stderr
 
 
+def test_many_waiting_elements_are_cancelled_together(run_dir: Path, fake_slurm: FakeSlurm) -> None:
+    fake_slurm.show(*((f"12_{number}", "PENDING") for number in range(450)))
+    assert len(cancel(run_dir).stdout.splitlines()) == 450
+    assert [len(words) for words in fake_slurm.asked("scancel")] == [200, 200, 50]
+
+
+def test_a_job_that_is_ending_is_left_alone(run_dir: Path, fake_slurm: FakeSlurm) -> None:
+    fake_slurm.show(("12", "COMPLETING"))
+    assert "ending already" in cancel(run_dir).stdout
+    assert fake_slurm.asked("scontrol") == fake_slurm.asked("scancel") == []
+
+
 def test_a_refusal_is_in_slurms_words(run_dir: Path, fake_slurm: FakeSlurm) -> None:
     fake_slurm.show(("12", "PENDING"))
     fake_slurm.refuse("scancel", "scancel: error: Access/permission denied")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
-from played_jobs import ARGUMENT, JOB, TRICKY, play
+from played_jobs import ARGUMENT, JOB, LINE, TRICKY, TRICKY_LINE, play, sbatch_values
 from reviewed_scripts import assert_bash_parses, assert_reviewed, assert_shellcheck_finds_nothing
 
 from slurm.config import ClusterConfig, ContainerConfig
@@ -173,6 +173,16 @@ def test_words_and_variables_reach_the_tasks_as_they_are(tmp_path: Path, word: s
     assert job.srun_arguments[-2:] == ["python", word]
     assert job.environment["TRICKY"] == value
     assert not Path("broken").exists()
+
+
+@given(value=LINE)
+@example(value=TRICKY_LINE)
+@settings(max_examples=25, deadline=None)
+def test_values_on_sbatch_lines_are_what_sbatch_reads(value: str) -> None:
+    changes = {"partition": value, "account": value, "qos": value, "sbatch_options": {"constraint": value, "nice": 5}}
+    read = sbatch_values(render(CLUSTERS["cpu"].model_copy(update=changes)))
+    assert {read[option] for option in ("partition", "account", "qos", "constraint")} == {value}
+    assert read["nice"] == "5"
 
 
 def test_set_up_lines_may_use_unset_variables(tmp_path: Path) -> None:

@@ -54,6 +54,9 @@ def state(directory: Path) -> tuple[str, str]:
 def test_a_queued_job_says_what_it_waits_for(run_dir: Path, fake_slurm: FakeSlurm) -> None:
     fake_slurm.show(("12", "PENDING"), reason="Priority", start="2026-11-29T10:00:00")
     assert state(run_dir) == ("queued", "job 12 waits (Priority); expected to start at 2026-11-29T10:00:00")
+    append_event(run_dir, "13", "submitted", kind="train", after="12")
+    fake_slurm.show(("13", "PENDING"), reason="Dependency")
+    assert state(run_dir) == ("queued", "job 13 waits for job 12")
 
 
 def test_a_job_that_came_back_says_why(run_dir: Path, fake_slurm: FakeSlurm) -> None:
