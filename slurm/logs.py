@@ -81,27 +81,20 @@ def follow(
         wait: between two looks.
     """
     log: Path | None = None
-    file: BinaryIO | None = None
-    try:
-        while True:
-            newest = newest_log(directory, job_id)
-            if newest is not None and newest != log:
-                if file is not None:
-                    yield from _rest(file)
-                    file.close()
+    read_up_to: dict[Path, int] = {}  # elements of an array write to several logs at once
+    while True:
+        newest = newest_log(directory, job_id)
+        if newest is not None:
+            if log is not None and newest != log:
+                yield from _rest(log, read_up_to)
+            if newest != log:
                 announce(newest)
-                file = newest.open("rb")
                 if lines is not None and log is None:
-                    file.seek(_start_of_last(file, lines))
+                    with newest.open("rb") as file:
+                        read_up_to[newest] = _start_of_last(file, lines)
                 log = newest
-            if file is not None and log is not None:
-                if log.stat().st_size < file.tell():  # written anew
-                    file.seek(0)
-                yield from _rest(file)
-            wait(POLL_S)
-    finally:
-        if file is not None:
-            file.close()
+            yield from _rest(newest, read_up_to)
+        wait(POLL_S)
 
 
 def require_log(directory: Path, job_id: str | None) -> Path:
@@ -120,9 +113,14 @@ def require_log(directory: Path, job_id: str | None) -> Path:
     return log
 
 
-def _rest(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(CHUNK_BYTES):
-        yield chunk
+def _rest(log: Path, read_up_to: dict[Path, int]) -> Iterator[bytes]:
+    """What is in a log beyond what was read of it, which is noted; one that is shorter now was written anew."""
+    with log.open("rb") as file:
+        begin = read_up_to.get(log, 0)
+        file.seek(begin if begin <= os.fstat(file.fileno()).st_size else 0)
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+        read_up_to[log] = file.tell()
 
 
 def _start_of_last(file: BinaryIO, lines: int) -> int:

@@ -86,7 +86,7 @@ def _status_of(directory: Path, queued: Sequence[QueuedJob] | None) -> Status:
             known = clients.jobs_by_id(event.job_id for event in events)
         except MachineError as error:
             warn(f"what Slurm knows is missing: {error}")
-    live = tuple(job for job in known if job.is_live)
+    live = tuple(sorted((job for job in known if job.is_live), key=_place))
     if events and not live:
         last_id = events[-1].job_id
         ended = [EndedJob(job.job_id, job.state, 0) for job in known if job.job_id == last_id]
@@ -99,6 +99,11 @@ def _status_of(directory: Path, queued: Sequence[QueuedJob] | None) -> Status:
     prep = read_prep_progress(directory) if manifest is None else None
     state, reason = _state_of_corpus(directory, manifest, prep, live, events, ended)
     return Status(directory, kind, state, reason, None, prep, manifest, live, tuple(events))
+
+
+def _place(job: QueuedJob) -> tuple[bool, list[int]]:
+    """Running jobs before waiting ones, each by their numbers."""
+    return job.is_waiting, [int(number) for number in job.job_id.split("_") if number.isdecimal()]
 
 
 def kind_of(directory: Path) -> Kind:

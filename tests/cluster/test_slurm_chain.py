@@ -19,11 +19,11 @@ from foreword.files import sha256_of
 pytestmark = pytest.mark.slurm
 
 # every Python imports this at its start; at the first slice that it finishes, the first start of task 1 is killed, and
-# that of task 2 gets what Slurm sends before the time limit
+# that of task 3 gets what Slurm sends before the time limit
 SIGNALS = """
 import os, signal, sys
 
-NUMBER = {"1": signal.SIGKILL, "2": signal.SIGTERM}.get(os.environ.get("SLURM_ARRAY_TASK_ID"))
+NUMBER = {"1": signal.SIGKILL, "3": signal.SIGTERM}.get(os.environ.get("SLURM_ARRAY_TASK_ID"))
 
 def watch(event, arguments):
     if event == "os.rename" and "/slices/" in str(arguments[1]) and str(arguments[1]).endswith(".json"):
@@ -86,8 +86,8 @@ def test_one_command_leads_from_text_to_a_trained_model_although_tasks_are_kille
     assert happened == {
         f"{tasks}_0": again,
         f"{tasks}_1": [("started", None), ("crashed", 137), ("requeued", 137), *again],
-        f"{tasks}_2": [("started", None), ("requeued", 75), *again],
-        f"{tasks}_3": again,
+        f"{tasks}_2": again,
+        f"{tasks}_3": [("started", None), ("requeued", 75), *again],
     }
     whole = load_config(prep, [f"output={tmp_path / 'whole'}"], PrepConfig)
     prepare(whole)

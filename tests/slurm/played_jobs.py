@@ -41,8 +41,11 @@ class Played:
 
     @property
     def requeued(self) -> bool:
+        return self.was_requeued("123456")
+
+    def was_requeued(self, job_id: str) -> bool:
         told = self.directory / "scontrol"
-        return told.exists() and "requeue 123456" in told.read_text().splitlines()
+        return told.exists() and f"requeue {job_id}" in told.read_text().splitlines()
 
 
 def play(directory: Path, script: str, exits_with: int = 0, **environment: str) -> Played:

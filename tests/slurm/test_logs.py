@@ -83,6 +83,19 @@ def test_reading_along_goes_on_in_a_newer_log(jobs: Path, tmp_path: Path) -> Non
     assert announced == [jobs / "1.log", jobs / "2.log"]
 
 
+def test_logs_that_are_written_at_once_are_each_read_once(jobs: Path, tmp_path: Path) -> None:
+    happens = iter(
+        [
+            lambda: write(jobs / "1_0.log", "a\n", 10),
+            lambda: write(jobs / "1_1.log", "b\n", 20),
+            lambda: write(jobs / "1_0.log", "a\nc\n", 30),
+            lambda: write(jobs / "1_1.log", "b\nd\n", 40),
+        ]
+    )
+    chunks = follow(tmp_path, None, None, lambda _: None, lambda _: next(happens)())
+    assert list(islice(chunks, 4)) == [b"a\n", b"b\n", b"c\n", b"d\n"]
+
+
 def test_without_a_log_it_is_said_what_to_do(jobs: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(foreword, ["logs", str(tmp_path)])
     assert "no job has written a log" in str(done.exception)

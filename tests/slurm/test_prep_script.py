@@ -123,26 +123,27 @@ def test_an_element_does_its_own_task_and_says_so(tmp_path: Path) -> None:
     ]
 
 
-def test_a_stopped_job_goes_back_into_the_queue(tmp_path: Path) -> None:
-    job = play_task(tmp_path, 75, SLURM_RESTART_COUNT="2")
-    assert job.requeued
+@pytest.mark.parametrize("code", [75, 143])
+def test_a_stopped_job_goes_back_into_the_queue(tmp_path: Path, code: int) -> None:
+    job = play_task(tmp_path, code, SLURM_RESTART_COUNT="2")
+    assert job.was_requeued("12_7")
     last = events(tmp_path)[-1]
-    assert (last.event, last.exit_code, last.restart, last.reason) == ("requeued", 75, 2, "stopped on request")
+    assert (last.event, last.exit_code, last.restart, last.reason) == ("requeued", code, 2, "stopped on request")
 
 
 @pytest.mark.parametrize("code", [2, 3])
 def test_a_wrong_configuration_and_damaged_data_are_never_tried_again(tmp_path: Path, code: int) -> None:
     job = play_task(tmp_path, code)
-    assert not job.requeued
+    assert not job.was_requeued("12_7")
     assert job.exit_code == code
     assert (events(tmp_path)[-1].event, events(tmp_path)[-1].exit_code) == ("failed", code)
 
 
 def test_a_crash_is_tried_again_so_often_and_no_more(tmp_path: Path) -> None:
     for restart in range(3):
-        assert play_task(tmp_path, 137, SLURM_RESTART_COUNT=str(restart)).requeued
+        assert play_task(tmp_path, 137, SLURM_RESTART_COUNT=str(restart)).was_requeued("12_7")
     last = play_task(tmp_path, 137, SLURM_RESTART_COUNT="3")
-    assert not last.requeued
+    assert not last.was_requeued("12_7")
     assert last.exit_code == 137
     assert events(tmp_path)[-1].event == "gave_up"
     assert "crashed 4 time(s)" in str(events(tmp_path)[-1].reason)
@@ -150,13 +151,13 @@ def test_a_crash_is_tried_again_so_often_and_no_more(tmp_path: Path) -> None:
 
 def test_being_stopped_for_time_does_not_count_as_a_crash(tmp_path: Path) -> None:
     for restart in range(4):
-        assert play_task(tmp_path, 75, SLURM_RESTART_COUNT=str(restart)).requeued
-    assert play_task(tmp_path, 1, SLURM_RESTART_COUNT="4").requeued
+        assert play_task(tmp_path, 75, SLURM_RESTART_COUNT=str(restart)).was_requeued("12_7")
+    assert play_task(tmp_path, 1, SLURM_RESTART_COUNT="4").was_requeued("12_7")
 
 
 @pytest.mark.parametrize("code", [75, 1])
 def test_all_starts_together_are_bounded(tmp_path: Path, code: int) -> None:
-    assert not play_task(tmp_path, code, SLURM_RESTART_COUNT="5").requeued
+    assert not play_task(tmp_path, code, SLURM_RESTART_COUNT="5").was_requeued("12_7")
     assert events(tmp_path)[-1].event == "gave_up"
 
 
@@ -166,9 +167,16 @@ def test_a_cancelled_job_that_slurm_will_not_queue_again_ends(tmp_path: Path) ->
     assert [event.event for event in events(tmp_path)][-2:] == ["requeued", "stopped"]
 
 
+def test_the_tokenizer_begins_anew_when_it_is_stopped_so_that_counts_as_a_crash(tmp_path: Path) -> None:
+    (tmp_path / "slurm").mkdir()
+    job = play(tmp_path, render("tokenizer", directory=tmp_path), 143)
+    assert job.was_requeued("123456")
+    assert [event.event for event in events(tmp_path)] == ["started", "crashed", "requeued"]
+
+
 def test_a_job_works_although_nothing_can_be_noted(tmp_path: Path) -> None:
     job = play(tmp_path, render(directory=tmp_path / "gone"), 1, **ELEMENT)
-    assert job.requeued
+    assert job.was_requeued("12_7")
 
 
 @given(word=ARGUMENT, value=ARGUMENT)
