@@ -113,8 +113,8 @@ def _hand_over(prepared: "Prepared", dry_run: bool) -> None:
 
     for plan in prepared.plans:
         say(plan.describe())
-        if dry_run:
-            say(plan.estimate())
+        if dry_run and (estimate := plan.estimate()):
+            say(estimate)
     for warning in prepared.warnings:
         warn(warning)
     if dry_run:

@@ -35,20 +35,8 @@ def facts(status: Status) -> dict[str, Any]:
             "starts": run.starts,
             "recorded": run.recorded,
         }
-    if status.prep is not None:
-        prep = status.prep
-        values |= {
-            "slices_done": len(prep.done),
-            "slices": len(prep.plan.slices),
-            "bytes_done": prep.done_bytes,
-            "bytes": prep.size_bytes,
-            "shards_done": prep.shards,
-            "unfinished_tasks": {str(tasks): prep.unfinished_tasks(tasks) for tasks in prep.task_counts},
-            "recorded": prep.changed,
-        }
-    if status.manifest is not None:
-        splits = status.manifest.splits
-        values["splits"] = {name: {"rows": split.rows, "tokens": split.tokens} for name, split in splits.items()}
+    if status.kind == "corpus":
+        values |= _facts_of_corpus(status)
     values["jobs"] = [
         {
             "job_id": job.job_id,
@@ -63,6 +51,21 @@ def facts(status: Status) -> dict[str, Any]:
     ]
     values["history"] = history(status)
     return values
+
+
+def _facts_of_corpus(status: Status) -> dict[str, Any]:
+    prep, manifest = status.prep, status.manifest
+    splits = manifest.splits.items() if manifest else ()
+    return {
+        "slices_done": len(prep.done) if prep else None,
+        "slices": len(prep.plan.slices) if prep else None,
+        "bytes_done": prep.done_bytes if prep else None,
+        "bytes": prep.size_bytes if prep else None,
+        "shards_done": prep.shards if prep else None,
+        "unfinished_tasks": {str(tasks): prep.unfinished_tasks(tasks) for tasks in prep.task_counts} if prep else None,
+        "recorded": prep.changed if prep else None,
+        "splits": {name: {"rows": split.rows, "tokens": split.tokens} for name, split in splits} or None,
+    }
 
 
 def history(status: Status) -> list[dict[str, Any]]:

@@ -14,7 +14,11 @@ exit "$TRAINING_EXITS_WITH"
 """
 SCONTROL = """#!/bin/bash
 echo "$*" >> "$RECORD/scontrol"
-case $1 in show) printf 'node1\\nnode2\\n' ;; requeue) exit "${REQUEUE_EXITS_WITH:-0}" ;; esac
+case "$1 $2" in
+"show job") echo "JobId=$3 JobState=RUNNING Requeue=${REQUEUE:-1} Restarts=0" ;;
+show*) printf 'node1\\nnode2\\n' ;;
+requeue*) exit "${REQUEUE_EXITS_WITH:-0}" ;;
+esac
 """
 # what a POSIX argument or an environment variable can hold
 ARGUMENT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))

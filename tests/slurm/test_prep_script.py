@@ -161,9 +161,17 @@ def test_all_starts_together_are_bounded(tmp_path: Path, code: int) -> None:
     assert events(tmp_path)[-1].event == "gave_up"
 
 
-def test_a_cancelled_job_that_slurm_will_not_queue_again_ends(tmp_path: Path) -> None:
-    job = play_task(tmp_path, 75, REQUEUE_EXITS_WITH="1")
-    assert job.exit_code == 75
+@pytest.mark.parametrize("code", [75, 137])
+def test_a_cancelled_job_does_not_try_to_come_back(tmp_path: Path, code: int) -> None:
+    job = play_task(tmp_path, code, REQUEUE="0")
+    assert job.exit_code == code
+    assert not job.was_requeued("12_7")
+    last = events(tmp_path)[-1]
+    assert (last.event, str(last.reason).partition(", ")[2]) == ("stopped", "and cancelled")
+
+
+def test_a_job_that_slurm_does_not_queue_again_says_so(tmp_path: Path) -> None:
+    assert play_task(tmp_path, 75, REQUEUE_EXITS_WITH="1").exit_code == 75
     assert [event.event for event in events(tmp_path)][-2:] == ["requeued", "stopped"]
 
 
