@@ -14,7 +14,7 @@ from data_prep.config import PrepConfig
 from data_prep.shards import Corpus
 from foreword.errors import ConfigError
 from pipeline.config import TrainConfig
-from pipeline.data.corpora import open_corpora
+from pipeline.data.corpora import open_corpora, refuse_unsuitable, splits_read
 from pipeline.data.share import Share
 from pipeline.schedule import Schedule
 from slurm.checks import (
@@ -191,21 +191,12 @@ def _with_coming(train: TrainConfig, coming: ComingCorpus) -> _Data:
                 where=path,
                 remedy="prepare them with the same sequence_length",
             )
-    if coming.sequence_length > train.model.max_position_embeddings:
-        raise ConfigError(
-            f"rows will have {coming.sequence_length} tokens and the model has {train.model.max_position_embeddings}"
-            " positions",
-            where="model.max_position_embeddings",
-            remedy=f"set it to {coming.sequence_length} or more, or prepare with a smaller sequence_length",
-        )
-    splits = {"data.train_split": train.data.train_split}
-    if train.evaluation.every_steps is not None:
-        splits["data.validation_split"] = train.data.validation_split
-    for key, split in splits.items():
+    refuse_unsuitable(train, coming.sequence_length, coming.vocab_size)
+    for split in splits_read(train):
         if split not in coming.splits:
             raise ConfigError(
                 f"the preparation makes no split {split!r}",
-                where=key,
-                remedy=f"give it a share in the preparation's splits, or use one of {', '.join(sorted(coming.splits))}",
+                where="data",
+                remedy=f"give it a share there, or read one of {', '.join(sorted(coming.splits))}",
             )
     return _Data(tuple(paths), coming.sequence_length, coming.vocab_size)

@@ -77,21 +77,35 @@ def open_corpora(config: TrainConfig) -> Corpora:
     names = sorted(opened, key=lambda name: opened[name].manifest_sha256)
     corpora = Corpora({name: opened[name] for name in names}, {name: weights[name] for name in names})
     _refuse_differences(corpora)
-    length, positions = corpora.sequence_length, config.model.max_position_embeddings
-    if length > positions:
-        raise ConfigError(
-            f"the corpus has rows of {length} tokens and the model {positions} positions",
-            where="model.max_position_embeddings",
-            remedy=f"set it to {length} or more, or prepare the corpus with a smaller sequence_length",
-        )
+    refuse_unsuitable(config, corpora.sequence_length, corpora.tokenizer.vocab_size)
+    read = [require_rows(corpus.split(name)) for corpus in opened.values() for name in splits_read(config)]
+    _allow_mapped_files(sum(len(split.info.shards) for split in read) * FILES_PER_SHARD)
+    return corpora
+
+
+def splits_read(config: TrainConfig) -> list[str]:
+    """The splits that the run reads of each corpus: for training, and for validation where it evaluates."""
     names = [config.data.train_split]
     if config.evaluation.every_steps is not None:
         names.append(config.data.validation_split)
-    read = [require_rows(corpus.split(name)) for corpus in opened.values() for name in names]
-    _allow_mapped_files(sum(len(split.info.shards) for split in read) * FILES_PER_SHARD)
+    return names
+
+
+def refuse_unsuitable(config: TrainConfig, sequence_length: int, vocab_size: int) -> None:
+    """Check that rows and ids are such as the run can use.
+
+    Raises:
+        ConfigError: rows are longer than the model's positions, or there is no mask token.
+    """
+    positions = config.model.max_position_embeddings
+    if sequence_length > positions:
+        raise ConfigError(
+            f"the corpus has rows of {sequence_length} tokens and the model {positions} positions",
+            where="model.max_position_embeddings",
+            remedy=f"set it to {sequence_length} or more, or prepare the corpus with a smaller sequence_length",
+        )
     if "bidirectional" in config.objective:
-        mask_token_id(config.masking, corpora.tokenizer.vocab_size)
-    return corpora
+        mask_token_id(config.masking, vocab_size)
 
 
 def require_rows(split: Split) -> Split:

@@ -145,10 +145,10 @@ def test_training_is_planned_on_the_corpus_that_will_be_there(paths: dict[str, P
     assert f"{64 * SEQUENCE_LENGTH:,} tokens" in result.stderr
     for override, message in (
         ("train.data.corpus=elsewhere", "the preparation makes"),
-        ("train.model.max_position_embeddings=16", "rows will have 32 tokens and the model has 16 positions"),
+        ("train.model.max_position_embeddings=16", "rows of 32 tokens and the model 16 positions"),
         ("train.batch.global_batch_size=50", "a multiple of"),
         ("train.parallel.tensor_parallel_size=8", "does not divide"),
-        ("prep.sequence_length=2048", "rows will have 2048 tokens"),
+        ("prep.sequence_length=2048", "rows of 2048 tokens"),
     ):
         assert message in str(refused(submit_all(paths, "--dry-run", override)))
 
