@@ -124,6 +124,7 @@ def test_a_task_whose_data_is_refused_is_not_repeated_and_those_after_it_say_so(
     assert (run["state"], f"waited for job {finish}" in run["reason"]) == ("failed", True)
 
 
+@pytest.mark.slow
 def test_training_that_is_cancelled_saves_and_does_not_come_back(slurm: Cluster, tmp_path: Path) -> None:
     make_corpus(tmp_path / "corpus")
     train, run = write_training(tmp_path, steps=100_000), tmp_path / "run"
