@@ -50,6 +50,13 @@ def _as_written(weights: dict[ObjectiveName, float]) -> Any:
     return next(iter(weights)) if len(weights) == 1 else weights
 
 
+def _as_word(value: Any) -> Any:
+    """YAML takes the words on and off for booleans."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)]
+
 # name -> weight, above 0 and in the order of OBJECTIVES; in YAML also the name of one alone
 Objectives = Annotated[
     dict[ObjectiveName, NonNegativeFloat],
@@ -194,12 +201,24 @@ class ParallelConfig(Section):
     `zero_stage` 1 cuts optimizer state and masters over the data-parallel ranks, 2 the gradients as well, 3 the weights
     too. `offload_optimizer` keeps optimizer state and masters in the memory of the CPU, which then makes the update;
     `offload_parameters` keeps the weights there between their uses.
+
+    `tensor_parallel_size` neighbouring ranks share each layer. With `sequence_parallel` they also share the tokens
+    between the cut matrices, where without it each keeps all of them: less memory for as much communication. The tokens
+    of a micro-batch must be a multiple of `tensor_parallel_size` then. Neither changes the result of a step or what a
+    checkpoint holds.
     """
 
     tensor_parallel_size: PositiveInt = 1
+    sequence_parallel: bool = False
     zero_stage: Literal[0, 1, 2, 3] = 1
     offload_optimizer: bool = False
     offload_parameters: bool = False
+
+    @model_validator(mode="after")
+    def _sequence_parallel_has_ranks(self) -> "ParallelConfig":
+        if self.sequence_parallel and self.tensor_parallel_size == 1:
+            raise ValueError("sequence_parallel needs a tensor_parallel_size above 1: it cuts tokens over those ranks")
+        return self
 
     @model_validator(mode="after")
     def _offload_fits_the_stage(self) -> "ParallelConfig":
@@ -211,7 +230,7 @@ class ParallelConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW; weight decay acts on matrices only."""
+    """AdamW. Weight decay acts on matrices only, the embeddings among them; not on biases and layer norms."""
 
     lr: PositiveFloat
     betas: tuple[DecayRate, DecayRate] = (0.9, 0.95)
@@ -357,7 +376,18 @@ class LoggingConfig(Section):
 
 
 class TrainConfig(Section):
-    """Everything that decides a run. The resolved form is saved with the run and with each checkpoint."""
+    """Everything that decides a run. The resolved form is saved with the run and with each checkpoint.
+
+    `z_loss` is the weight of log(Z)^2, where Z is the softmax's normaliser (PaLM has 1e-4). It acts through the
+    gradient alone; reported losses are without it.
+
+    `activation_checkpointing` saves memory for time, and changes no result: `selective` keeps the results of matrix
+    products and of attention for the backward pass and computes what is between them again; `full` keeps the input of
+    each layer alone, and does a third more work.
+
+    `compile` makes one graph of each layer with torch.compile. `auto` does so on CUDA where that works, and says so
+    where it does not; `on` ends the run then.
+    """
 
     run_dir: Path
     data: DataConfig
@@ -365,9 +395,12 @@ class TrainConfig(Section):
     objective: Objectives = Field("prefix", validate_default=True)
     boundaries: BoundariesConfig = BoundariesConfig()
     masking: MaskingConfig = MaskingConfig()
+    z_loss: NonNegativeFloat = 0.0
     attention: Literal["auto", "sdpa", "varlen", "flex"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     loss_scaling: LossScalingConfig = LossScalingConfig()
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    compile: Switch = "auto"
     batch: BatchConfig
     parallel: ParallelConfig = ParallelConfig()
     optimizer: OptimizerConfig

@@ -360,7 +360,14 @@ class _Run:
 def _drawn_model(config: TrainConfig, tokenizer: TokenizerInfo, parallel: Parallel) -> GPT2:
     """The model with the weights that are drawn from `seed`."""
     backend = select_backend(config.attention, parallel.device, COMPUTE_DTYPES[config.precision])
-    return build_model(config.model, tokenizer.vocab_size, backend=backend, seed=config.seed)
+    return build_model(
+        config.model,
+        tokenizer.vocab_size,
+        backend=backend,
+        seed=config.seed,
+        sequence_parallel=config.parallel.sequence_parallel,
+        z_loss=config.z_loss,
+    )
 
 
 def _topology(config: TrainConfig, parallel: Parallel) -> Topology:

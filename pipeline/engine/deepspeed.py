@@ -15,6 +15,7 @@ from pipeline.config import TrainConfig
 from pipeline.distributed.parallel import Parallel
 from pipeline.engine.optimizer import GatedAdamW
 from pipeline.model import GPT2
+from pipeline.model.gpt2 import Block
 
 # read when DeepSpeed is imported, which otherwise announces each of its choices
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -25,6 +26,7 @@ from deepspeed.accelerator import get_accelerator  # noqa: E402
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer  # noqa: E402
 from deepspeed.runtime.config import DeepSpeedConfig  # noqa: E402
 from deepspeed.runtime.engine import DeepSpeedEngine  # noqa: E402
+from deepspeed.utils import set_z3_leaf_modules  # noqa: E402
 
 # a collective for inference over shared memory, which DeepSpeed would compile for a minute at the first start
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -72,6 +74,8 @@ def start_deepspeed(
             f"{parallel.device.type} here does not compute in fp16", where="precision", remedy="use bf16 or fp32"
         )
     settings = deepspeed_settings(config, max_accumulation_steps)
+    if config.parallel.zero_stage == 3:  # a layer's weights are gathered and freed together
+        set_z3_leaf_modules(model, [Block])
     if config.parallel.zero_stage == 0 and config.precision == "bf16":
         deepspeed.init_distributed(dist_init_required=False)
         return ReplicatedMastersEngine(
@@ -96,6 +100,8 @@ def deepspeed_settings(config: TrainConfig, max_accumulation_steps: int) -> dict
     """The part of DeepSpeed's configuration that Foreword decides."""
     stage = config.parallel.zero_stage
     zero: dict = {"stage": max(stage, 1) if config.precision == "bf16" else stage}
+    if stage == 3:  # matrices are cut, however small; biases and layer norms stay whole
+        zero["stage3_param_persistence_threshold"] = 4 * config.model.hidden_size
     if config.parallel.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if config.parallel.offload_parameters:

@@ -20,9 +20,11 @@ from pipeline.checkpoint.meta import EngineState, LossScalerState
 from pipeline.config import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.distributed.parallel import Parallel
+from pipeline.engine.compilation import compile_model
 from pipeline.engine.deepspeed import start_deepspeed
 from pipeline.engine.guard import StepGuard
 from pipeline.engine.optimizer import make_optimizer
+from pipeline.engine.recompute import RUNS, run_blocks
 from pipeline.model import GPT2, parameter_layout
 
 
@@ -54,12 +56,15 @@ class Engine:
     def __init__(self, model: GPT2, config: TrainConfig, parallel: Parallel, max_accumulation_steps: int) -> None:
         self.model = model
         self.layout = parameter_layout(model)  # before ZeRO 3 takes the parameters' shapes away
+        self.config = config
         self.parallel = parallel
         self.zero_stage = config.parallel.zero_stage
         self.guard = StepGuard(config.guard)
         fused = parallel.device.type == "cuda" or config.parallel.offload_optimizer
         self.adam = make_optimizer(model, config.optimizer, fused=fused)
         self.deepspeed = start_deepspeed(model, self.adam, config, parallel, max_accumulation_steps)
+        run_blocks(model, RUNS[config.activation_checkpointing])
+        self._is_compiled = False
         self._result: StepResult | None = None
 
     @property
@@ -74,7 +79,13 @@ class Engine:
             micro_batches: this rank's, as many as every other rank has, on this rank's device.
             global_targets: scored tokens in the global batch, over all data-parallel ranks.
             lr: learning rate of this step.
+
+        Raises:
+            ConfigError: in the first step: the configuration wants the layers compiled, and that does not work.
         """
+        if not self._is_compiled:  # now that there is a batch to try it with
+            compile_model(self.model, self.config, micro_batches[0], self.parallel)
+            self._is_compiled = True
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         scale = self.parallel.data_parallel_size / global_targets

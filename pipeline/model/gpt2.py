@@ -4,12 +4,12 @@ Exactly GPT-2: learned positions, layer norm before each sublayer, tanh GELU, bi
 head. What a token sees is the attention plan's business alone (`pipeline.attention`); here everything else acts on
 single tokens, so hidden states are kept as one flat list of tokens.
 
-Each rank of a tensor-parallel group has a part of the heads, of the MLP's features and of the vocabulary; hidden states
-are the same on all of them.
+Each rank of a tensor-parallel group has a part of the heads, of the MLP's features and of the vocabulary. Between these
+hidden states are the same on all of them, or with sequence parallelism each has its part of the tokens.
 
 Shape suffixes
-    B rows   S sequence length   T = B * S tokens   N scored tokens   D hidden size
-    H this rank's heads   K head dimension   F this rank's MLP features   V the vocabulary without padding
+    B rows   S sequence length   T = B * S tokens   R this rank's tokens: all, or T / tensor-parallel size
+    N scored tokens   D hidden size   H this rank's heads   K head dimension   V the vocabulary without padding
 """
 
 from typing import Literal
@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 
 from foreword.errors import ConfigError
 from pipeline.attention import AttentionBackend, AttentionPlan
@@ -27,7 +26,8 @@ from pipeline.config import ModelConfig
 from pipeline.data.batch import Batch
 from pipeline.model import loss, parameters
 from pipeline.model.kv_cache import KVCache
-from pipeline.model.layers import ColumnParallelLinear, RowParallelLinear, TokenEmbedding
+from pipeline.model.layers import ColumnParallelLinear, LayerNorm, PositionEmbedding, RowParallelLinear, TokenEmbedding
+from pipeline.model.tensor_parallel import Ranks, gather_for_parts
 from pipeline.vocabulary import padded_vocab_size
 
 
@@ -37,49 +37,51 @@ class Attention(nn.Module):
     The rows of `qkv` are ordered (head, q | k | v, feature): a cut between heads is a cut of one block.
     """
 
-    def __init__(self, config: ModelConfig, group: ProcessGroup) -> None:
+    def __init__(self, config: ModelConfig, ranks: Ranks) -> None:
         super().__init__()
         self.head_dim = config.hidden_size // config.num_attention_heads
-        self.qkv = ColumnParallelLinear(config.hidden_size, 3 * config.hidden_size, group)
-        self.projection = RowParallelLinear(config.hidden_size, config.hidden_size, group)
+        self.qkv = ColumnParallelLinear(config.hidden_size, 3 * config.hidden_size, ranks)
+        self.projection = RowParallelLinear(config.hidden_size, config.hidden_size, ranks)
 
-    def forward(self, x_TD: Tensor, batch_size: int, plan: AttentionPlan, cache: KVCache | None, layer: int) -> Tensor:
-        """[T, D] -> [T, D]."""
-        qkv_BSH3K = self.qkv(x_TD).view(batch_size, x_TD.shape[0] // batch_size, -1, 3, self.head_dim)
+    def forward(self, x_RD: Tensor, batch_size: int, plan: AttentionPlan, cache: KVCache | None, layer: int) -> Tensor:
+        """[R, D] -> [R, D]."""
+        qkv_TO = self.qkv(x_RD)
+        num_tokens = qkv_TO.shape[0]
+        qkv_BSH3K = qkv_TO.view(batch_size, num_tokens // batch_size, -1, 3, self.head_dim)
         q_BHSK, k_BHSK, v_BHSK = qkv_BSH3K.permute(3, 0, 2, 1, 4)
         if cache is not None:
             k_BHSK, v_BHSK = cache.extend(layer, k_BHSK, v_BHSK)
         out_BHSK = plan.attend(q_BHSK, k_BHSK, v_BHSK)
-        return self.projection(out_BHSK.transpose(1, 2).reshape(x_TD.shape[0], -1))
+        return self.projection(out_BHSK.transpose(1, 2).reshape(num_tokens, -1))
 
 
 class MLP(nn.Module):
     """Two linear layers with a tanh GELU between them."""
 
-    def __init__(self, config: ModelConfig, group: ProcessGroup) -> None:
+    def __init__(self, config: ModelConfig, ranks: Ranks) -> None:
         super().__init__()
-        self.up = ColumnParallelLinear(config.hidden_size, 4 * config.hidden_size, group)
-        self.down = RowParallelLinear(4 * config.hidden_size, config.hidden_size, group)
+        self.up = ColumnParallelLinear(config.hidden_size, 4 * config.hidden_size, ranks)
+        self.down = RowParallelLinear(4 * config.hidden_size, config.hidden_size, ranks)
 
-    def forward(self, x_TD: Tensor) -> Tensor:
-        """[T, D] -> [T, D]."""
-        return self.down(F.gelu(self.up(x_TD), approximate="tanh"))
+    def forward(self, x_RD: Tensor) -> Tensor:
+        """[R, D] -> [R, D]."""
+        return self.down(F.gelu(self.up(x_RD), approximate="tanh"))
 
 
 class Block(nn.Module):
     """One transformer layer."""
 
-    def __init__(self, config: ModelConfig, group: ProcessGroup) -> None:
+    def __init__(self, config: ModelConfig, ranks: Ranks) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = Attention(config, group)
-        self.ln_2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = MLP(config, group)
+        self.ln_1 = LayerNorm(config.hidden_size, config.layer_norm_eps, ranks)
+        self.attention = Attention(config, ranks)
+        self.ln_2 = LayerNorm(config.hidden_size, config.layer_norm_eps, ranks)
+        self.mlp = MLP(config, ranks)
 
-    def forward(self, x_TD: Tensor, batch_size: int, plan: AttentionPlan, cache: KVCache | None, layer: int) -> Tensor:
-        """[T, D] -> [T, D]."""
-        x_TD = x_TD + self.attention(self.ln_1(x_TD), batch_size, plan, cache, layer)
-        return x_TD + self.mlp(self.ln_2(x_TD))
+    def forward(self, x_RD: Tensor, batch_size: int, plan: AttentionPlan, cache: KVCache | None, layer: int) -> Tensor:
+        """[R, D] -> [R, D]."""
+        x_RD = x_RD + self.attention(self.ln_1(x_RD), batch_size, plan, cache, layer)
+        return x_RD + self.mlp(self.ln_2(x_RD))
 
 
 class GPT2(nn.Module):
@@ -88,31 +90,38 @@ class GPT2(nn.Module):
     Attributes:
         vocab_size: ids in use; the embedding has `padded_vocab_size(vocab_size)` rows.
         layout: name -> `ParameterLayout` of every parameter.
-        group: the tensor-parallel group.
+        ranks: the tensor-parallel group, and whether it cuts the tokens.
+        z_loss: weight of the squared log normaliser in the gradient, see `loss`.
+        chunk_loss: what the loss is computed by; `loss.chunk_loss`, or it compiled.
     """
 
-    def __init__(self, config: ModelConfig, vocab_size: int, backend: AttentionBackend, group: ProcessGroup) -> None:
+    def __init__(
+        self, config: ModelConfig, vocab_size: int, backend: AttentionBackend, ranks: Ranks, z_loss: float = 0.0
+    ) -> None:
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
         self.backend = backend
-        self.group = group
-        self.wte = TokenEmbedding(padded_vocab_size(vocab_size), config.hidden_size, group)
-        self.wpe = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config, group) for _ in range(config.num_layers))
-        self.ln_f = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layout = parameters.layout_of(self, group.size())
+        self.ranks = ranks
+        self.z_loss = z_loss
+        self.chunk_loss: loss.ChunkLoss = loss.chunk_loss
+        self.wte = TokenEmbedding(padded_vocab_size(vocab_size), config.hidden_size, ranks)
+        self.wpe = PositionEmbedding(config.max_position_embeddings, config.hidden_size, ranks)
+        self.blocks = nn.ModuleList(Block(config, ranks) for _ in range(config.num_layers))
+        self.ln_f = LayerNorm(config.hidden_size, config.layer_norm_eps, ranks)
+        self.layout = parameters.layout_of(self, ranks.size)
 
     def forward(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
         """Negative log-likelihood of the batch's scored labels, in nats, fp32, the same on every tensor-parallel rank.
 
         Args:
             batch: the rows, on the model's device.
-            reduction: "sum" gives a scalar with gradients, also when nothing is scored; "none" gives [N] in the order
-                of `batch.scored_N`, without gradients.
+            reduction: "sum" gives a scalar with gradients (and z-loss in these), also when nothing is scored; "none"
+                gives [N] in the order of `batch.scored_N`, without gradients.
 
         Raises:
-            ConfigError: rows longer than the model has positions.
+            ConfigError: rows longer than the model has positions, or with sequence parallelism a number of tokens that
+                the ranks cannot share equally.
         """
         if batch.tokens_BS.shape[1] > self.config.max_position_embeddings:
             raise ConfigError(
@@ -121,16 +130,26 @@ class GPT2(nn.Module):
                 where="model.max_position_embeddings",
                 remedy="use a corpus with a smaller sequence_length or a model with more positions",
             )
+        if self.ranks.sequence_parallel and batch.tokens_BS.numel() % self.ranks.size:
+            raise ConfigError(
+                f"micro-batches of {batch.tokens_BS.numel()} tokens are not {self.ranks.size} equal parts",
+                where="parallel.sequence_parallel",
+                remedy=f"use a batch.micro_batch_size that is a multiple of {self.ranks.size}, or turn it off",
+            )
         hidden_TD = self.hidden(batch.tokens_BS, batch.position_ids_BS, self.backend.prepare(batch))
-        hidden_ND = hidden_TD[batch.scored_N]
-        labels_N = batch.labels_BS.flatten()[batch.scored_N]
-        score = loss.scored_nll_sum if reduction == "sum" else loss.scored_nll
-        return score(hidden_ND, self.wte.weight, labels_N, self.vocab_size, self.group)
+        hidden_ND = hidden_TD.index_select(0, batch.scored_N)
+        labels_N = batch.labels_BS.flatten().index_select(0, batch.scored_N)
+        scored = (hidden_ND, self.wte.weight, labels_N, self.vocab_size, self.ranks)
+        if reduction == "none":
+            return loss.scored_nll(*scored)
+        return loss.scored_nll_sum(*scored, z_loss=self.z_loss, compute=self.chunk_loss)
 
     def hidden(
         self, tokens_BS: Tensor, position_ids_BS: Tensor, plan: AttentionPlan, cache: KVCache | None = None
     ) -> Tensor:
-        """Final hidden states [T, D], after the last layer norm.
+        """Final hidden states [T, D] of all tokens, after the last layer norm; the same on every tensor-parallel rank.
+
+        With sequence parallelism their gradient is the sum of what the ranks hand in; see `loss`.
 
         Args:
             tokens_BS: int64; with a cache, only the tokens that are not in it yet.
@@ -139,30 +158,38 @@ class GPT2(nn.Module):
             cache: keys and values of earlier tokens; it receives the new ones.
         """
         batch_size = tokens_BS.shape[0]
-        x_TD = self.wte(tokens_BS.flatten()) + self.wpe(position_ids_BS.flatten())
+        x_RD = self.wte(tokens_BS.flatten()) + self.wpe(self.ranks.own_tokens(position_ids_BS.flatten()))
         for layer, block in enumerate(self.blocks):
-            x_TD = block(x_TD, batch_size, plan, cache, layer)
-        return self.ln_f(x_TD)
+            x_RD = block(x_RD, batch_size, plan, cache, layer)
+        return gather_for_parts(self.ln_f(x_RD), self.ranks)
 
     @torch.no_grad()
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Logits over the whole vocabulary for final hidden states, [T, V] in their dtype, on every rank."""
         part = hidden_TD @ self.wte.weight.T
-        parts = [torch.empty_like(part) for _ in range(self.group.size())]
-        torch.distributed.all_gather(parts, part, group=self.group)
+        parts = [torch.empty_like(part) for _ in range(self.ranks.size)]
+        torch.distributed.all_gather(parts, part, group=self.ranks.group)
         return torch.cat(parts, dim=-1)[:, : self.vocab_size]
 
     def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
         """An empty cache for `batch_size` rows of up to `max_tokens` tokens."""
         head_dim = self.config.hidden_size // self.config.num_attention_heads
-        heads = self.config.num_attention_heads // self.group.size()
+        heads = self.config.num_attention_heads // self.ranks.size
         weight = self.ln_f.weight
         return KVCache(
             self.config.num_layers, batch_size, heads, max_tokens, head_dim, dtype=weight.dtype, device=weight.device
         )
 
 
-def build_model(config: ModelConfig, vocab_size: int, *, backend: AttentionBackend | None = None, seed: int) -> GPT2:
+def build_model(
+    config: ModelConfig,
+    vocab_size: int,
+    *,
+    backend: AttentionBackend | None = None,
+    seed: int,
+    sequence_parallel: bool = False,
+    z_loss: float = 0.0,
+) -> GPT2:
     """A freshly initialised model in fp32 on the CPU: this tensor-parallel rank's part of it.
 
     The logical weights depend on (config, vocab_size, seed) alone, not on the tensor-parallel size. Needs
@@ -182,7 +209,8 @@ def build_model(config: ModelConfig, vocab_size: int, *, backend: AttentionBacke
                 where="parallel.tensor_parallel_size",
                 remedy="use a tensor-parallel size that divides both the heads and 128",
             )
-    model = GPT2(config, vocab_size, backend or SdpaBackend(), group)
+    ranks = Ranks.of(group, sequence_parallel=sequence_parallel)
+    model = GPT2(config, vocab_size, backend or SdpaBackend(), ranks, z_loss)
     parameters.initialize(model, model.layout, config, seed, group.rank(), group.size())
     return model
 
@@ -198,4 +226,4 @@ def load_full_state(model: GPT2, full_state: dict[str, Tensor]) -> None:
     Raises:
         CheckpointError: the names or shapes are not those of this model.
     """
-    parameters.load(model, model.layout, full_state, model.group.rank(), model.group.size())
+    parameters.load(model, model.layout, full_state, model.ranks.rank, model.ranks.size)

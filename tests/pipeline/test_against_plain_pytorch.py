@@ -28,8 +28,9 @@ from pipeline.model import build_model
 STEPS, WARMUP, ROWS, HEADS, LAYERS, WIDTH = 20, 2, 8, 4, 2, 32
 LR, MIN_LR_RATIO, CLIP, DECAY = 5e-3, 0.1, 1.4, 0.1
 LAST = f"checkpoints/step_{STEPS:08d}"
-ON_TWO = [(zero_stage, tensor_parallel_size) for zero_stage in (0, 1, 2, 3) for tensor_parallel_size in (1, 2)]
-ON_FOUR = [(0, 2), (1, 1), (2, 4), (3, 2)]
+# ZeRO stage, tensor-parallel size, sequence parallelism
+ON_TWO = [(stage, *cut) for stage in (0, 1, 2, 3) for cut in ((1, False), (2, False), (2, True))]
+ON_FOUR = [(0, 2, False), (1, 1, False), (2, 4, True), (3, 2, True)]
 
 
 class PlainBlock(nn.Module):
@@ -118,7 +119,9 @@ def plain_training(corpus_path: Path) -> tuple[dict[int, float], dict[int, float
     return losses, norms, {name: model.state_dict()[plain] for plain, name in renamed.items()}
 
 
-def config_of(run: Path, corpus: Path, zero_stage: int, tensor_parallel_size: int, micro_batch_size: int = 2):
+def config_of(
+    run: Path, corpus: Path, zero: int, tensor: int, sequence_parallel: bool = False, *, micro_batch_size: int = 2
+):
     return train_config(
         run,
         corpus,
@@ -126,9 +129,13 @@ def config_of(run: Path, corpus: Path, zero_stage: int, tensor_parallel_size: in
         optimizer={"lr": LR, "clip_grad_norm": CLIP, "eps": 1e-5, "weight_decay": DECAY},
         evaluation__every_steps=None,
         checkpoint__every_steps=STEPS,
-        parallel={"zero_stage": zero_stage, "tensor_parallel_size": tensor_parallel_size},
+        parallel={"zero_stage": zero, "tensor_parallel_size": tensor, "sequence_parallel": sequence_parallel},
         batch={"global_batch_size": ROWS, "micro_batch_size": micro_batch_size},
     )
+
+
+def name_of(processes: int, zero: int, tensor: int, sequence_parallel: bool) -> str:
+    return f"on{processes}_zero{zero}_tp{tensor}{'_sp' * sequence_parallel}"
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +143,7 @@ def runs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     corpus = make_corpus(root / "corpus").path
     for processes, cuts in ((2, ON_TWO), (4, ON_FOUR)):
-        configs = [config_of(root / f"on{processes}_zero{zero}_tp{tp}", corpus, zero, tp) for zero, tp in cuts]
+        configs = [config_of(root / name_of(processes, *cut), corpus, *cut) for cut in cuts]
         assert train_all(processes, *configs) == [[None] * len(configs)] * processes
     return root
 
@@ -157,18 +164,17 @@ def assert_equal_training(run: Path, plain) -> None:
 
 
 @pytest.mark.parametrize(
-    ("processes", "zero_stage", "tensor_parallel_size"),
-    [(2, *cut) for cut in ON_TWO] + [(4, *cut) for cut in ON_FOUR],
+    "cut", [(2, *cut) for cut in ON_TWO] + [(4, *cut) for cut in ON_FOUR], ids=lambda cut: name_of(*cut)
 )
-def test_every_cut_of_the_work_equals_plain_pytorch(runs, plain, processes, zero_stage, tensor_parallel_size):
-    assert_equal_training(runs / f"on{processes}_zero{zero_stage}_tp{tensor_parallel_size}", plain)
+def test_every_cut_of_the_work_equals_plain_pytorch(runs, plain, cut):
+    assert_equal_training(runs / name_of(*cut), plain)
     assert plain[0][STEPS] < 0.8 * plain[0][1]
     assert max(plain[1].values()) > CLIP > min(plain[1].values())  # some steps are clipped, others are not
 
 
 def test_micro_batches_and_unequal_targets_do_not_change_the_update(runs, plain, tmp_path):
     """One row at a time or all at once; and rows of one target per segment beside rows that are scored everywhere."""
-    configs = [config_of(tmp_path / f"micro{size}", runs / "corpus", 1, 1, size) for size in (1, 8)]
+    configs = [config_of(tmp_path / f"micro{size}", runs / "corpus", 1, 1, micro_batch_size=size) for size in (1, 8)]
     assert train_all(1, *configs) == [[None, None]]
     for config in configs:
         assert_equal_training(config.run_dir, plain)
@@ -176,7 +182,10 @@ def test_micro_batches_and_unequal_targets_do_not_change_the_update(runs, plain,
     uneven = make_corpus(tmp_path / "uneven", prefix_len=uneven_prefix_len).path
     cuts = {1: [(0, 1, 8)], 2: [(1, 1, 1), (2, 1, 4)], 4: [(3, 1, 2), (2, 2, 1)]}
     for processes, settings in cuts.items():
-        configs = [config_of(tmp_path / f"uneven{processes}_{cut[0]}", uneven, *cut) for cut in settings]
+        configs = [
+            config_of(tmp_path / f"uneven{processes}_{zero}", uneven, zero, tensor, micro_batch_size=rows)
+            for zero, tensor, rows in settings
+        ]
         assert train_all(processes, *configs) == [[None] * len(configs)] * processes
     reference = tmp_path / "uneven1_0"
     for run in tmp_path.glob("uneven[24]_?"):

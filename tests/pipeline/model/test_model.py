@@ -1,5 +1,6 @@
 """The model sees what the rule allows and nothing else, and is one model whatever the tensor-parallel size."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ CONFIG = ModelConfig(num_layers=2, hidden_size=32, num_attention_heads=4, max_po
 # causal, prefix, whole, two tokens, prefix again, padding
 ROW: Segments = [(0, 0), (7, 5), (17, 6), (23, 1), (25, 2), (30, PADDING)]
 ROW_LENGTH = 33
+SIZES = ["tp1", "tp2", "sequence parallel"]
 
 
 def batch_of(rows: list[Segments], seed: int = 0, row_length: int = ROW_LENGTH) -> Batch:
@@ -29,9 +31,10 @@ def batch_of(rows: list[Segments], seed: int = 0, row_length: int = ROW_LENGTH) 
     return make_batch(tokens, [np.array(row) for row in rows], np.arange(len(rows)))
 
 
-def loud_model(seed: int = 3) -> GPT2:
+def loud_model(seed: int = 3, *, sequence_parallel: bool = False) -> GPT2:
     """A small model with large weights and biases, so that whatever can move an output does move it."""
-    model = build_model(CONFIG.model_copy(update={"initializer_range": 0.3}), VOCAB_SIZE, seed=seed)
+    config = CONFIG.model_copy(update={"initializer_range": 0.3})
+    model = build_model(config, VOCAB_SIZE, seed=seed, sequence_parallel=sequence_parallel)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1 and parameter_layout(model)[name].partition_dim is None:
             with torch.no_grad():
@@ -69,12 +72,12 @@ class Observed:
     empty_loss: Tensor
     empty_gradients: dict[str, Tensor]
     moved_kq: Tensor
-    refusal: str
+    refusals: list[str]
 
 
-def observe(tensor_parallel_size: int) -> Observed:
+def observe(tensor_parallel_size: int, sequence_parallel: bool = False) -> Observed:
     parallel = initialize(tensor_parallel_size)
-    model = loud_model()
+    model = loud_model(sequence_parallel=sequence_parallel)
     batch = batch_of([ROW, [(0, 20)]])
     loss = model(batch)
     loss.backward()
@@ -91,15 +94,18 @@ def observe(tensor_parallel_size: int) -> Observed:
         empty_loss=empty_loss.detach(),
         empty_gradients=logical(model, {name: p.grad for name, p in model.named_parameters()}),
         moved_kq=moved_by_each_token(model),
-        refusal=refusal_of_one_head(),
+        refusals=[
+            refusal(lambda: build_model(CONFIG.model_copy(update={"num_attention_heads": 1}), VOCAB_SIZE, seed=1)),
+            refusal(lambda: model(batch_of([[(0, 0)]], row_length=32))),
+        ],
     )
     parallel.destroy()
     return observed
 
 
-def refusal_of_one_head() -> str:
+def refusal(work: Callable[[], object]) -> str:
     try:
-        build_model(CONFIG.model_copy(update={"num_attention_heads": 1}), VOCAB_SIZE, seed=1)
+        work()
     except ConfigError as error:
         return str(error)
     return ""
@@ -109,8 +115,8 @@ def logical(model: GPT2, slices: dict[str, Tensor]) -> dict[str, Tensor]:
     """Full tensors from all ranks' slices."""
     full = {}
     for name, layout in parameter_layout(model).items():
-        parts = [torch.empty_like(slices[name]) for _ in range(model.group.size())]
-        dist.all_gather(parts, slices[name].contiguous(), group=model.group)
+        parts = [torch.empty_like(slices[name]) for _ in range(model.ranks.size)]
+        dist.all_gather(parts, slices[name].contiguous(), group=model.ranks.group)
         full[name] = layout.join(parts)
         if layout.partition_dim is None:
             assert all(torch.equal(part, parts[0]) for part in parts), f"{name} differs between ranks"
@@ -119,10 +125,14 @@ def logical(model: GPT2, slices: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def observed() -> dict[str, list[Observed]]:
-    return {f"tp{size}": run_distributed(size, observe, size) for size in (1, 2)}
+    return {
+        "tp1": run_distributed(1, observe, 1),
+        "tp2": run_distributed(2, observe, 2),
+        "sequence parallel": run_distributed(2, observe, 2, True),
+    }
 
 
-@pytest.mark.parametrize("size", ["tp1", "tp2"])
+@pytest.mark.parametrize("size", SIZES)
 def test_a_token_moves_exactly_the_outputs_that_may_see_it(size: str, observed: dict[str, list[Observed]]) -> None:
     for rank in observed[size]:
         assert torch.equal(rank.moved_kq, visible(ROW, ROW_LENGTH - 1).T)
@@ -134,10 +144,11 @@ def test_initial_weights_do_not_depend_on_the_tensor_parallel_size(observed: dic
         assert torch.equal(cut[0].state[name], expected), name
 
 
+@pytest.mark.parametrize("size", ["tp2", "sequence parallel"])
 def test_logits_losses_and_gradients_do_not_depend_on_the_tensor_parallel_size(
-    observed: dict[str, list[Observed]],
+    size: str, observed: dict[str, list[Observed]]
 ) -> None:
-    (whole,), cut = observed["tp1"], observed["tp2"]
+    (whole,), cut = observed["tp1"], observed[size]
     for rank in cut:
         torch.testing.assert_close(rank.logits_TV, whole.logits_TV, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(rank.nll_N, whole.nll_N, rtol=1e-5, atol=1e-5)
@@ -146,13 +157,16 @@ def test_logits_losses_and_gradients_do_not_depend_on_the_tensor_parallel_size(
             torch.testing.assert_close(rank.gradients[name], expected, rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_every_tensor_parallel_rank_has_the_same_loss_to_the_bit(observed: dict[str, list[Observed]]) -> None:
-    first, second = observed["tp2"]
+@pytest.mark.parametrize("size", ["tp2", "sequence parallel"])
+def test_every_tensor_parallel_rank_has_the_same_loss_to_the_bit(
+    size: str, observed: dict[str, list[Observed]]
+) -> None:
+    first, second = observed[size]
     assert torch.equal(first.loss, second.loss)
     assert torch.equal(first.nll_N, second.nll_N)
 
 
-@pytest.mark.parametrize("size", ["tp1", "tp2"])
+@pytest.mark.parametrize("size", SIZES)
 def test_a_batch_without_targets_has_loss_zero_and_zero_gradients(
     size: str, observed: dict[str, list[Observed]]
 ) -> None:
@@ -227,4 +241,10 @@ def test_rows_longer_than_the_positions_are_refused(one_process: Parallel) -> No
 def test_a_tensor_parallel_size_that_does_not_divide_the_heads_is_refused(
     observed: dict[str, list[Observed]],
 ) -> None:
-    assert all("2 does not divide the number of attention heads, 1" in rank.refusal for rank in observed["tp2"])
+    assert all("2 does not divide the number of attention heads, 1" in rank.refusals[0] for rank in observed["tp2"])
+
+
+def test_tokens_that_the_ranks_cannot_share_equally_are_refused(observed: dict[str, list[Observed]]) -> None:
+    for rank in observed["sequence parallel"]:
+        assert "micro-batches of 31 tokens are not 2 equal parts" in rank.refusals[1]
+    assert not any(rank.refusals[1] for rank in observed["tp2"])
