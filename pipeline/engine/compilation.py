@@ -24,7 +24,7 @@ from pipeline.distributed.parallel import Parallel
 from pipeline.engine.recompute import RUNS, Run, run_blocks
 from pipeline.model import GPT2
 from pipeline.model.gpt2 import Block
-from pipeline.model.loss import ChunkLoss, chunk_loss
+from pipeline.model.loss import ChunkLoss, chunk_loss, own_ids
 
 # it asks whoever compiles selective checkpointing to look for in-place operations, and layers have none
 logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
@@ -90,8 +90,10 @@ def _why_not(trial: Callable[[], None]) -> str | None:
 
 
 def _try_compiler(device: torch.device) -> None:
-    # what an earlier run has left in a cache says nothing about this machine
-    torch.compile(torch.sin, options={"force_disable_caches": True})(torch.zeros(2, device=device))
+    from torch._inductor.utils import fresh_cache  # takes seconds to import
+
+    with fresh_cache():  # what an earlier run has left there says nothing about this machine
+        torch.compile(torch.sin)(torch.zeros(2, device=device))
 
 
 def _try_block(run: Run, model: GPT2, batch: Batch) -> None:
@@ -107,8 +109,12 @@ def _try_block(run: Run, model: GPT2, batch: Batch) -> None:
     out_RD.sum().backward()
 
 
+@torch.no_grad()  # as in the forward pass of an autograd function
 def _try_loss(compute: ChunkLoss, model: GPT2) -> None:
     weight, columns = model.ln_f.weight, model.wte.num_embeddings_per_partition
+    first_id, first_padding = own_ids(columns, model.vocab_size, model.ranks)
     logits_CV = torch.zeros(8, columns, device=weight.device, dtype=weight.dtype)
     labels_C = torch.zeros(8, device=weight.device, dtype=torch.int64)
-    compute(logits_CV, labels_C, model.ranks.rank * columns, columns, model.z_loss, model.ranks)
+    for tensor in (logits_CV, labels_C):
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)  # the last chunk of a micro-batch has any number of positions
+    compute(logits_CV, labels_C, first_id, first_padding, model.z_loss, model.ranks)

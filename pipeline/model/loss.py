@@ -85,7 +85,7 @@ def chunk_loss(
         logits_CV: this rank's part, in any precision; fp32 ones are overwritten.
         labels_C: ids in the whole vocabulary.
         first_id: of this rank's part.
-        first_padding: column from which on this rank's part is padding.
+        first_padding: column from which on this rank's part is padding; see `own_ids`.
         z_loss: see the module.
         ranks: the tensor-parallel group.
 
@@ -112,6 +112,12 @@ def chunk_loss(
     at_label_C1 = probabilities_CV.gather(1, column_C1) - is_here_C1.float()
     gradient_CV = probabilities_CV.to(dtype).scatter_(1, column_C1, at_label_C1.to(dtype))
     return log_sum_C - label_logit_C, gradient_CV
+
+
+def own_ids(num_rows: int, vocab_size: int, ranks: Ranks) -> tuple[int, int]:
+    """The first id of this rank's `num_rows` rows of the output matrix, and which row is the first padding there."""
+    first_id = ranks.rank * num_rows
+    return first_id, max(0, vocab_size - first_id)
 
 
 class _ScoredNllSum(torch.autograd.Function):
@@ -151,9 +157,8 @@ class _Head:
         z_loss: float = 0.0,
         compute: ChunkLoss = chunk_loss,
     ) -> None:
-        first_id = ranks.rank * len(weight_VD)
         self.weight_VD, self.compute = weight_VD, compute
-        self.arguments = first_id, max(0, vocab_size - first_id), z_loss, ranks
+        self.arguments = *own_ids(len(weight_VD), vocab_size, ranks), z_loss, ranks
         self.size = max(1, min(POSITIONS_PER_CHUNK[weight_VD.device.type], positions))
         self.buffer_CV = weight_VD.new_empty(self.size, len(weight_VD))
 

@@ -9,9 +9,9 @@ next one, which together move as many bytes, and what is kept between the pairs 
 megatron-core has these functions, and they are not used for three reasons. Its sequence-parallel ones allocate on
 `torch.cuda.current_device()`, so that they cannot be tested without a GPU. Its asynchronous collectives make ten graphs
 of a layer where torch.compile could have one. And it all-reduces in place, which selective checkpointing, that keeps
-the products, does a second time, with wrong gradients. Here all collectives are torch's functional operators, on any device, and a
-product with its communication is one operator. As there, communication goes on beside the product that does not need
-it.
+the products, does a second time, with wrong gradients. Here all collectives are torch's functional operators, on any
+device, and a product with its communication is one operator. As there, communication goes on beside the product that
+does not need it.
 
 Shape suffixes: T all tokens of a micro-batch, R this rank's tokens (T / size in rank order under sequence parallelism,
 otherwise T), I input features, O output features; the cut dimension of a matrix is this rank's part.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from attention_oracle import batch_of, leaves
+from attention_oracle import HEAD_DIM, HEADS, batch_of, leaves
 from emulated_varlen import CAUSAL, FULL, emulated_varlen_attn
 from segment_lists import Segments
 from torch import Tensor
@@ -18,7 +18,11 @@ from torch.nn.attention import varlen
 from pipeline.attention import AttentionBackend
 from pipeline.attention.flex import FlexBackend
 from pipeline.attention.varlen import VarlenBackend
+from pipeline.config import ModelConfig
 from pipeline.data.batch import Batch
+from pipeline.distributed.parallel import Parallel
+from pipeline.model import build_model
+from pipeline.model.gpt2 import Block
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
@@ -80,4 +84,20 @@ def test_a_new_batch_is_not_a_new_graph(backend: AttentionBackend, prefixes: boo
     for batch in batches(5, prefixes=prefixes):
         plan = backend.prepare(batch)
         torch.testing.assert_close(compiled(q, k, v, plan), attend(q, k, v, plan))
+    assert counter.frame_count == graphs
+
+
+@pytest.mark.usefixtures("varlen_is_opaque")
+@pytest.mark.parametrize(("backend", "graphs"), [(VarlenBackend(), 2), (FlexBackend(), 1)], ids=["varlen", "flex"])
+def test_a_whole_layer_is_part_of_that_graph(one_process: Parallel, backend: AttentionBackend, graphs: int) -> None:
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    config = ModelConfig(num_layers=2, hidden_size=HEADS * HEAD_DIM, num_attention_heads=HEADS)
+    model = build_model(config, 100, seed=1)
+    compiled = torch.compile(Block.forward, backend=counter, fullgraph=True)
+    x_TD = torch.zeros(ROWS * (ROW_LENGTH - 1), config.hidden_size)
+    with torch.no_grad():
+        for batch in batches(3, prefixes=True):
+            for layer, block in enumerate(model.blocks):
+                compiled(block, x_TD, ROWS, backend.prepare(batch), None, layer)
     assert counter.frame_count == graphs
