@@ -203,9 +203,9 @@ class ParallelConfig(Section):
     `offload_parameters` keeps the weights there between their uses.
 
     `tensor_parallel_size` neighbouring ranks share each layer. With `sequence_parallel` they also share the tokens
-    between the cut matrices, where without it each keeps all of them: less memory for as much communication. The tokens
-    of a micro-batch must be a multiple of `tensor_parallel_size` then. Neither changes the result of a step or what a
-    checkpoint holds.
+    between the cut matrices, where without it each keeps all of them: less memory for a quarter more communication. The
+    tokens of a micro-batch must be a multiple of `tensor_parallel_size` then. Neither changes the result of a step or
+    what a checkpoint holds.
     """
 
     tensor_parallel_size: PositiveInt = 1

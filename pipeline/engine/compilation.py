@@ -57,19 +57,19 @@ def compile_model(model: GPT2, config: TrainConfig, batch: Batch, parallel: Para
         partial(_try_loss, compute, model),
     ]
     for trial in trials:
-        reasons = gather(partial(_why_not, trial))
-        failed = [f"on rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason is not None]
-        if failed and config.compile == "on":
+        failure = _first_failure(trial)
+        if failure is None:
+            continue
+        if config.compile == "on":
             raise ConfigError(
-                f"torch.compile does not work {failed[0]}",
+                f"torch.compile does not work {failure}",
                 where="compile",
                 remedy="compile=off goes on without it",
                 on_all_ranks=True,
             )
-        if failed:
-            if parallel.is_main:
-                warn(f"nothing is compiled: torch.compile does not work {failed[0]}")
-            return
+        if parallel.is_main:
+            warn(f"nothing is compiled: torch.compile does not work {failure}")
+        return
     run_blocks(model, run)
     model.chunk_loss = compute
 
@@ -79,10 +79,17 @@ def is_wanted(switch: str, device: torch.device) -> bool:
     return switch == "on" or (switch == "auto" and device.type == "cuda")
 
 
+def _first_failure(trial: Callable[[], None]) -> str | None:
+    """On which rank a trial failed first, and why; None when it worked on all. Every rank must call this."""
+    own = _why_not(trial)
+    reasons = gather(lambda: own)
+    return next((f"on rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason is not None), None)
+
+
 def _why_not(trial: Callable[[], None]) -> str | None:
     try:
         trial()
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError:  # training would find no room either
         raise
     except Exception as error:  # of Dynamo, of Inductor, of a compiler that is not there
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

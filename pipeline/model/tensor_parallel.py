@@ -3,8 +3,8 @@
 Tensor parallelism cuts a pair of linear layers into columns and rows (Shoeybi et al. 2019, "Megatron-LM"). Sequence
 parallelism also cuts the tokens between such pairs (Korthikanti et al. 2022, "Reducing Activation Recomputation in
 Large Transformer Models"): the all-reduce behind a pair becomes a reduce-scatter there and an all-gather before the
-next one, which together move as many bytes, and what is kept between the pairs for the backward pass is one part in
-`size` of all tokens.
+next one, which together move as many bytes. What is kept between the pairs for the backward pass is then one part in
+`size` of all tokens, and is gathered once more in it, beside a product.
 
 megatron-core has these functions, and they are not used for three reasons. Its sequence-parallel ones allocate on
 `torch.cuda.current_device()`, so that they cannot be tested without a GPU. Its asynchronous collectives make ten graphs
