@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import varlen  # noqa: F401 - brings an operator that is named below
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from pipeline.model import GPT2
 from pipeline.model.gpt2 import Block
@@ -27,7 +27,7 @@ from pipeline.model.gpt2 import Block
 Run = Callable[..., Tensor]  # what `Block.forward` is: (block, hidden states, ...) -> hidden states
 
 _aten = torch.ops.aten
-PRODUCTS_AND_ATTENTION = [
+PRODUCTS_AND_ATTENTION = {
     _aten.addmm.default,
     torch.ops.foreword.column_product.default,
     torch.ops.foreword.row_product.default,
@@ -37,11 +37,16 @@ PRODUCTS_AND_ATTENTION = [
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,
-]
+}
+
+
+def _keep_products_and_attention(_: Any, operator: Any, *__: Any, **___: Any) -> CheckpointPolicy:
+    keep = operator in PRODUCTS_AND_ATTENTION
+    return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _selective(block: Block, *inputs: Any) -> Tensor:
-    contexts = partial(create_selective_checkpoint_contexts, PRODUCTS_AND_ATTENTION)
+    contexts = partial(create_selective_checkpoint_contexts, _keep_products_and_attention)
     return checkpoint(Block.forward, block, *inputs, **_EXACT, context_fn=contexts)
 
 

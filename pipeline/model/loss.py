@@ -7,8 +7,8 @@ is known up to the factor that `backward` brings; Liger Kernel's fused linear cr
 
 The cross entropy is computed in place, over one buffer for all chunks: what the textbook's way costs beyond its matrix
 products is passes over fresh memory. It follows megatron-core's `vocab_parallel_cross_entropy`, which takes the maximum
-with its index and leaves a second copy of the logits to autograd. In bf16 the passes that are left move 44 bytes per
-logit: a fifth of a step of the 124M model on a GPU, if nothing else were slow. There `pipeline.engine.compilation` fuses
+with its index and leaves a second copy of the logits to autograd. In bf16 the passes that are left move 44 bytes for
+each logit, which for the 124M model would be a fifth of a fast GPU's step: there `pipeline.engine.compilation` fuses
 them.
 
 The vocabulary is padded to a multiple of 128; a padding id gets no probability and no gradient.

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -12,6 +13,7 @@ from engine_steps import Steps, batch_of, engine_config, steps_here, steps_of_ea
 from processes import free_port, run_distributed
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from foreword.config import dump_config, load_config
 from foreword.errors import ConfigError
 from pipeline.config import TrainConfig
 from pipeline.distributed.parallel import Parallel
@@ -161,6 +163,10 @@ def test_auto_is_for_gpus(switch: str, device: str, wanted: bool) -> None:
 
 
 @pytest.mark.parametrize("word", ["auto", "on", "off"])
-def test_the_switch_is_a_word_although_yaml_reads_booleans(word: str) -> None:
-    assert engine_config(compile={"on": True, "off": False}.get(word, word)).compile == word
-    assert engine_config(compile=word).compile == word
+def test_the_switch_is_a_word_although_yaml_reads_booleans(word: str, tmp_path: Path) -> None:
+    base, written = tmp_path / "base.yaml", tmp_path / "written.yaml"
+    base.write_text(dump_config(engine_config(compile=word)))
+    written.write_text(f"extends: base.yaml\ncompile: {word}\n")
+    assert load_config(base, [], TrainConfig).compile == word
+    assert load_config(written, [], TrainConfig).compile == word
+    assert load_config(base, [f"compile={word}"], TrainConfig).compile == word
