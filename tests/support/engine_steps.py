@@ -1,4 +1,4 @@
-"""A few optimizer steps of the engine by itself, without corpus, checkpoints and logs, for each of many configurations."""
+"""A few optimizer steps of the engine by itself, without corpus, checkpoints and logs, for many configurations."""
 
 import os
 from pathlib import Path
