@@ -96,10 +96,12 @@ def initialize(tensor_parallel_size: int = 1) -> Parallel:
     os.environ["LOCAL_RANK"] = str(placement.local_rank)  # DeepSpeed asks the environment for it
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", placement.local_rank) if cuda else torch.device("cpu")
+    if cuda and tensor_parallel_size > 1:
+        # it overlaps its collectives with products only with one hardware queue, as in Megatron-LM; ZeRO's collectives,
+        # which wait for gradients, would hold up in it what comes after them. CUDA reads this when it starts
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if cuda:
         torch.cuda.set_device(device)
-        # tensor parallelism overlaps its gradient all-reduce with computation only with one hardware queue
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
