@@ -135,6 +135,7 @@ class GPT2(nn.Module):
                 f"micro-batches of {batch.tokens_BS.numel()} tokens are not {self.ranks.size} equal parts",
                 where="parallel.sequence_parallel",
                 remedy=f"use a batch.micro_batch_size that is a multiple of {self.ranks.size}, or turn it off",
+                on_all_ranks=True,
             )
         hidden_TD = self.hidden(batch.tokens_BS, batch.position_ids_BS, self.backend.prepare(batch))
         hidden_ND = hidden_TD.index_select(0, batch.scored_N)
