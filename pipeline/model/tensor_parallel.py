@@ -172,7 +172,7 @@ def _(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor, name: str, size: int, seq
 def _(
     grad: Tensor, x: Tensor, weight_OI: Tensor, name: str, size: int, sequence_parallel: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(weight_OI), grad.new_empty(grad.shape[1])
+    return x.new_empty(x.shape), weight_OI.new_empty(weight_OI.shape), grad.new_empty(grad.shape[1])
 
 
 def _save_factors(ctx: Any, inputs: tuple, output: Tensor) -> None:

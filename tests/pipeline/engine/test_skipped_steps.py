@@ -153,6 +153,7 @@ def test_a_spike_is_skipped_only_where_the_guard_is_on_and_judged_alike_after_a_
     assert curve(run) == curve(root / "on_guard")
 
 
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this CPU does not compute in fp16")
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_fp16_finds_its_loss_scale_and_keeps_it_over_a_resume(root, zero_stage):
     """The first steps overflow, which is no reason to give up; the scale grows again every second good step."""
