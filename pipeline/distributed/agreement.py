@@ -62,6 +62,29 @@ def in_step(items: Iterable[Result]) -> Iterator[Result]:
         yield item  # type: ignore[misc]
 
 
+class Alone:
+    """Work that this rank does by itself between two meetings; its first error is kept until all ranks can raise it.
+
+    Attributes:
+        error: what this rank has met; None while all is well.
+    """
+
+    def __init__(self) -> None:
+        self.error: ForewordError | None = None
+
+    def __call__(self, work: Callable[[], Result]) -> Result | None:
+        """Do `work` and return its result; None when it cannot be done."""
+        try:
+            return work()
+        except ForewordError as error:
+            self.error = self.error or error
+            return None
+
+    def raise_together(self) -> None:
+        """Raise on all ranks what any of them has met; every rank must call this."""
+        all_ranks(partial(_raise, self.error))
+
+
 _END = object()
 
 

@@ -1,0 +1,62 @@
+"""What a run tells, step by step: every rank has a `Reporter` and calls it alike, and rank 0's writes.
+
+Nothing is written once another process has taken the run over. What cannot be written is an error that rank 0 meets
+alone, and that all ranks raise where they meet next.
+"""
+
+from collections.abc import Callable
+
+from pipeline.checkpoint.meta import Progress
+from pipeline.distributed.agreement import Alone
+from pipeline.engine import StepResult
+from pipeline.lease import Lease
+from pipeline.step_counts import StepCounts
+from pipeline.telemetry.recorder import Telemetry
+from pipeline.telemetry.throughput import Throughput
+
+
+class Reporter:
+    """Tells of a run.
+
+    Args:
+        telemetry: where records go, on rank 0; None elsewhere.
+        lease: of the run, on rank 0.
+        alone: keeps the errors that rank 0 meets here.
+        throughput: counts what the steps do.
+    """
+
+    def __init__(self, telemetry: Telemetry | None, lease: Lease | None, alone: Alone, throughput: Throughput) -> None:
+        self._telemetry, self._lease, self._alone = telemetry, lease, alone
+        self._throughput = throughput
+
+    @property
+    def wandb_run_id(self) -> str | None:
+        """Goes into each checkpoint; on rank 0."""
+        return None if self._telemetry is None else self._telemetry.wandb_run_id
+
+    def tell(self, record: Callable[[Telemetry], None]) -> None:
+        """Write a record: `record` gets the `Telemetry`, on rank 0 and while the run is still this process's."""
+        telemetry, lease = self._telemetry, self._lease
+        if telemetry is None or lease is None:
+            return
+        self._alone(lease.verify)
+        if self._alone.error is None:
+            self._alone(lambda: record(telemetry))
+
+    def count(self, counts: StepCounts, data_wait_s: float) -> None:
+        """Count a step that was taken, and how long this rank waited for its data."""
+        self._throughput.add(counts.tokens, counts.targets, counts.attended_pairs, data_wait_s)
+
+    def restart_window(self) -> None:
+        """Leave the time since the last record out of its rates."""
+        self._throughput.restart()
+
+    def step(self, progress: Progress, result: StepResult, targets: int, lr: float) -> None:
+        """Write the record of the step that led to `progress`, with the rates since the last record.
+
+        Its loss is the mean over the `targets` scored tokens of the global batch, in nats.
+        """
+        rates = self._throughput.rates()
+        own = {"loss": result.loss, "lr": lr, "grad_norm": result.grad_norm, "targets": targets}
+        memory = {"memory_bytes": self._throughput.memory_bytes()}
+        self.tell(lambda to: to.step({**progress.model_dump(), **own, **rates, **memory}))
