@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.attention import AttentionPlan, select_backend
 from pipeline.attention.sdpa import SdpaBackend, dense_mask
-from pipeline.model.flops import attended_pairs
+from pipeline.flops import attended_pairs
 
 BACKENDS = ("varlen", "flex", "sdpa")
 PLAIN = "plain causal"
@@ -118,7 +118,7 @@ def time_backend(name: str, layout: str, shape: Shape, repetitions: int = REPETI
         return torch.autograd.grad(attend(*inputs), inputs, weights)
 
     forward_ms, both_ms = (_median_ms(work, shape.device, repetitions) for work in (forward, both))
-    flops = 3 * 4 * attended_pairs(batch) * shape.heads * shape.head_dim
+    flops = 3 * 4 * attended_pairs(batch.segments_G3) * shape.heads * shape.head_dim
     return AttentionTiming(
         name, layout, shape.sequence_length, shape.rows, forward_ms, both_ms, plan_ms, flops / both_ms / 1e9
     )

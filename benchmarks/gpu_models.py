@@ -18,8 +18,9 @@ from pipeline.config import ModelConfig, TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.distributed.parallel import Parallel
 from pipeline.engine import Engine
+from pipeline.flops import attended_pairs, training_flops
 from pipeline.model import build_model
-from pipeline.model.flops import attended_pairs, device_peak_flops, training_flops
+from pipeline.telemetry.throughput import device_peak_flops
 from pipeline.vocabulary import padded_vocab_size
 
 LR = 1e-4
@@ -184,7 +185,7 @@ def _speed(
 ) -> Speed:
     batches = [batch for step in steps[layout] for batch in step]
     targets = sum(batch.num_targets for batch in batches) / DIFFERENT_STEPS
-    pairs = sum(attended_pairs(batch) for batch in batches) // DIFFERENT_STEPS
+    pairs = sum(attended_pairs(batch.segments_G3) for batch in batches) // DIFFERENT_STEPS
     flops = training_flops(work.model, padded_vocab_size(work.vocab_size), work.tokens, int(targets), pairs)
     peak = device_peak_flops(device)
     return Speed(

@@ -18,6 +18,7 @@ from pipeline.distributed.parallel import Parallel
 from pipeline.engine import Engine
 from pipeline.run_directory import identify
 from pipeline.step_counts import StepCounts
+from pipeline.telemetry.clock import Clock
 from pipeline.telemetry.reporter import Reporter
 from pipeline.telemetry.versions import library_versions
 
@@ -28,6 +29,7 @@ class Saving:
     Args:
         saver: does the work.
         asynchronous: whether training goes on meanwhile.
+        clock: hears of the time that training stands still for it.
         reporter: hears of each save that has ended.
         newest: the checkpoint that the run continues from, if any.
 
@@ -35,8 +37,8 @@ class Saving:
         newest: the newest checkpoint.
     """
 
-    def __init__(self, saver: Saver, asynchronous: bool, reporter: Reporter, newest: Path | None) -> None:
-        self._saver, self._asynchronous, self._reporter = saver, asynchronous, reporter
+    def __init__(self, saver: Saver, asynchronous: bool, clock: Clock, reporter: Reporter, newest: Path | None) -> None:
+        self._saver, self._asynchronous, self._clock, self._reporter = saver, asynchronous, clock, reporter
         self._error: CheckpointError | None = None  # of the last save
         self.newest = newest
 
@@ -49,7 +51,8 @@ class Saving:
         """Begin to save. One save is in flight at most: one that takes longer than its interval is waited for."""
         started = perf_counter()
         self.wait(meta.progress.step)
-        self._saver.begin(meta, waited_s=perf_counter() - started)
+        with self._clock.spent_on("saving"):
+            self._saver.begin(meta, waited_s=perf_counter() - started)
         if not self._asynchronous:
             self.wait(meta.progress.step)
 
@@ -74,7 +77,8 @@ class Saving:
 
     def _advance(self, step: int, give_up: bool = False) -> None:
         try:
-            saved = self._saver.advance(give_up=give_up)
+            with self._clock.spent_on("saving"):
+                saved = self._saver.advance(give_up=give_up)
         except CheckpointError as error:
             self._error, message = error, str(error)
             self._reporter.tell(lambda to: to.failed_save(step, message))

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from pipeline.data.batch import Batch
 from pipeline.distributed.parallel import Parallel
-from pipeline.model.flops import attended_pairs
+from pipeline.flops import attended_pairs
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class StepCounts:
         return cls(
             tokens=sum(batch.tokens_BS.numel() for batch in micro_batches),
             targets=sum(batch.num_targets for batch in micro_batches),
-            attended_pairs=sum(attended_pairs(batch) for batch in micro_batches),
+            attended_pairs=sum(attended_pairs(batch.segments_G3) for batch in micro_batches),
             problems=int(problem),
             stops=int(stop),
             saves_done=save_done,

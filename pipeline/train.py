@@ -35,20 +35,27 @@ from pipeline.schedule import Schedule
 from pipeline.start import Start
 from pipeline.step_counts import StepCounts
 from pipeline.stop import StopRequest
+from pipeline.telemetry.clock import Clock
 from pipeline.telemetry.recorder import Telemetry
 from pipeline.telemetry.reporter import Reporter
 from pipeline.telemetry.throughput import Throughput
 from pipeline.validation import judged_by, summarize, validate_model
 
 
-def train(config: TrainConfig, start: Start = Start()) -> None:  # noqa: B008 - frozen
+def train(config: TrainConfig, start: Start = Start(), *, began: float | None = None) -> None:  # noqa: B008 - frozen
     """Train until the schedule's end, from the newest complete checkpoint or from where `start` says.
+
+    Args:
+        config: the resolved configuration.
+        start: what this start does with the checkpoints that are there.
+        began: when the command began, as `time.perf_counter` tells it; None is now.
 
     Raises:
         StoppedOnRequest: a signal came; a checkpoint was saved at a step boundary.
         ForewordError: the configuration, the corpus or a checkpoint cannot be used, the run directory is in use or
             cannot be written, or too many steps in a row were skipped.
     """
+    clock = Clock(began)
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         parallel = initialize(config.parallel.tensor_parallel_size)
@@ -96,19 +103,17 @@ def train(config: TrainConfig, start: Start = Start()) -> None:  # noqa: B008 - 
             return telemetry
 
         telemetry = all_ranks(start_telemetry)
-        throughput = Throughput(
-            config.model, padded_vocab_size(corpora.tokenizer.vocab_size), parallel.world_size, parallel.device
-        )
         alone = Alone()
+        vocab_size = padded_vocab_size(corpora.tokenizer.vocab_size)
+        throughput = Throughput(config.model, vocab_size, parallel.world_size, parallel.device, clock)
         reporter = Reporter(telemetry, lease, alone, throughput)
         workspace = Workspace(config.run_dir, number)
         main_rank(workspace.open)
         saver = all_ranks(lambda: stack.enter_context(Saver(engine, workspace, config.checkpoint, lease)))
-        saving = Saving(saver, config.checkpoint.asynchronous, reporter, checkpoint)
+        saving = Saving(saver, config.checkpoint.asynchronous, clock, reporter, checkpoint)
 
-        _Run(config, parallel, corpora, schedule, engine, lease, alone, reporter, saving, origin, progress).run(
-            loader, stop
-        )
+        run = _Run(config, parallel, corpora, schedule, engine, lease, clock, alone, reporter, saving, origin, progress)
+        run.run(loader, stop)
 
 
 class _Run:
@@ -122,6 +127,7 @@ class _Run:
         schedule: Schedule,
         engine: Engine,
         lease: Lease | None,
+        clock: Clock,
         alone: Alone,
         reporter: Reporter,
         saving: Saving,
@@ -131,7 +137,7 @@ class _Run:
         self.config, self.parallel, self.corpora = config, parallel, corpora
         self.schedule, self.engine = schedule, engine
         self.lease = lease  # on rank 0
-        self.alone, self.reporter, self.saving = alone, reporter, saving
+        self.clock, self.alone, self.reporter, self.saving = clock, alone, reporter, saving
         self.origin = origin  # what the run once began with
         self.progress = progress
         self.loss: float | None = None  # of the last step whose update was made
@@ -149,9 +155,10 @@ class _Run:
             raise
 
     def _steps(self, loader: TrainLoader, stop: StopRequest) -> None:
-        self.reporter.restart_window()
+        self.clock.go_over_to("training")
         while not self._is_over():
-            micro_batches = self.alone(lambda: next(loader)) or []
+            with self.clock.spent_on("data_wait"):
+                micro_batches = self.alone(lambda: next(loader)) or []
             micro_batches = [batch.to(self.parallel.device) for batch in micro_batches]
             counts = self._agree(micro_batches, stop)
 
@@ -159,7 +166,7 @@ class _Run:
             result = self.engine.step(micro_batches, counts.targets, lr)
             rows, skipped = self.schedule.batch_size(*self.progress.position), result.skipped is not None
             self.progress = self.progress.after_step(rows, counts.tokens, counts.targets, skipped=skipped)
-            self.reporter.count(counts, loader.wait_s)
+            self.reporter.count(counts, skipped=skipped)
 
             self.validation_loss = None
             if result.skipped is not None:
@@ -210,11 +217,11 @@ class _Run:
             )
 
     def _evaluate(self) -> None:
-        results = validate_model(self.engine.model, self.corpora, self.config, self.parallel)
+        with self.clock.spent_on("evaluating"):
+            results = validate_model(self.engine.model, self.corpora, self.config, self.parallel)
         summary = summarize(results, self.corpora.weights)
         self.validation_loss = summary[judged_by(self.config.objective)]
         self.reporter.tell(lambda to: to.validation(self.progress.step, summary))
-        self.reporter.restart_window()
 
     def _save(self) -> None:
         self.save_is_due = False
@@ -230,7 +237,6 @@ class _Run:
                 wandb_run_id=self.reporter.wandb_run_id,
             )
         )
-        self.reporter.restart_window()
 
     def _stop(self, reason: str) -> None:
         """End before the schedule does, with everything saved."""
@@ -240,6 +246,7 @@ class _Run:
             self._save()
             self.saving.wait(self.progress.step)
         self.saving.raise_error()
+        self.reporter.summary(self.progress)
         raise StoppedOnRequest(
             f"stopped on request after step {self.progress.step}",
             where=self.saving.newest,
@@ -251,6 +258,7 @@ class _Run:
         self.saving.wait(self.progress.step)
         self.saving.raise_error()
         self.reporter.tell(lambda to: to.finish(self.progress, self.loss))
+        self.reporter.summary(self.progress)
         self.alone.raise_together()
 
     def _failure(self, what: str, remedy: str) -> ForewordError:

@@ -2,11 +2,14 @@
 
 import os
 import sys
+from time import perf_counter
 
 import click
 
 from pipeline.commands.start_options import start_options
 from pipeline.start import Start
+
+BEGAN = perf_counter()  # this module is imported when the command is called
 
 
 @click.command()
@@ -41,7 +44,7 @@ def train(config: str, overrides: tuple[str, ...], processes: int | None, start:
     from pipeline.train import train as run
 
     try:
-        run(resolved, start)
+        run(resolved, start, began=BEGAN)
     except ForewordError as error:
         if error.on_all_ranks and not is_main and error.__cause__ is None:
             sys.exit(error.exit_code)  # rank 0 says it for all; but a bug is shown where it happened

@@ -4,7 +4,6 @@ The rows of a step are a pure function of the position in the run (`rows`), the 
 process's part of them is its `share`.
 """
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -36,7 +35,6 @@ class TrainLoader:
         self.rows, self.share, self.pin_memory = rows, share, pin_memory
         self._samples_consumed = samples_consumed  # behind the step that is being prepared
         self._batch_sizes = batch_sizes
-        self.wait_s = 0.0  # how long the last step waited for its data
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._next: Future[list[Batch]] = self._prepare_next()
 
@@ -44,9 +42,7 @@ class TrainLoader:
         return self
 
     def __next__(self) -> list[Batch]:
-        started = time.perf_counter()
         micro_batches = self._next.result()
-        self.wait_s = time.perf_counter() - started
         self._next = self._prepare_next()
         return micro_batches
 

@@ -23,6 +23,7 @@ from pipeline.checkpoint.meta import Origin
 from pipeline.checkpoint.meta import Progress as TrainProgress
 from pipeline.config import TrainConfig, WandbConfig, describe_objectives
 from pipeline.telemetry.metrics import METRICS_NAME
+from pipeline.telemetry.summary import summary_table
 
 WANDB_HOST = "api.wandb.ai"
 WANDB_MODES = ("online", "offline", "disabled")
@@ -132,6 +133,11 @@ class Telemetry:
         self._event("finish", progress.step, loss=loss)
         tokens, targets = progress.tokens_consumed, progress.targets_consumed
         say(f"finished: {progress.step} steps, {tokens:,} tokens, {targets:,} of them scored")
+
+    def summary(self, step: int, summary: dict[str, Any]) -> None:
+        """What this start has done, and where its time went."""
+        self._event("summary", step, **summary)
+        say(summary_table(summary))
 
     def _event(self, event: str, step: int, **facts: Any) -> None:
         """Numbers among the facts go to Weights & Biases as `event/key`."""

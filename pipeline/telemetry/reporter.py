@@ -12,7 +12,7 @@ from pipeline.engine import StepResult
 from pipeline.lease import Lease
 from pipeline.step_counts import StepCounts
 from pipeline.telemetry.recorder import Telemetry
-from pipeline.telemetry.throughput import Throughput
+from pipeline.telemetry.throughput import Throughput, Work
 
 
 class Reporter:
@@ -43,13 +43,9 @@ class Reporter:
         if self._alone.error is None:
             self._alone(lambda: record(telemetry))
 
-    def count(self, counts: StepCounts, data_wait_s: float) -> None:
-        """Count a step that was taken, and how long this rank waited for its data."""
-        self._throughput.add(counts.tokens, counts.targets, counts.attended_pairs, data_wait_s)
-
-    def restart_window(self) -> None:
-        """Leave the time since the last record out of its rates."""
-        self._throughput.restart()
+    def count(self, counts: StepCounts, *, skipped: bool) -> None:
+        """Count a step that was taken."""
+        self._throughput.add(Work(1, int(skipped), counts.tokens, counts.targets, counts.attended_pairs))
 
     def step(self, progress: Progress, result: StepResult, targets: int, lr: float) -> None:
         """Write the record of the step that led to `progress`, with the rates since the last record.
@@ -60,3 +56,7 @@ class Reporter:
         own = {"loss": result.loss, "lr": lr, "grad_norm": result.grad_norm, "targets": targets}
         memory = {"memory_bytes": self._throughput.memory_bytes()}
         self.tell(lambda to: to.step({**progress.model_dump(), **own, **rates, **memory}))
+
+    def summary(self, progress: Progress) -> None:
+        """Write what this start has done and where its time went; nothing comes behind it."""
+        self.tell(lambda to: to.summary(progress.step, self._throughput.summary()))

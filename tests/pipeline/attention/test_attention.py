@@ -24,7 +24,7 @@ from pipeline.attention.flex import BLOCK, FlexBackend, block_mask
 from pipeline.attention.sdpa import SdpaBackend
 from pipeline.attention.sequences import split_sequences
 from pipeline.attention.varlen import VarlenBackend
-from pipeline.model.flops import attended_pairs
+from pipeline.flops import attended_pairs
 
 # flex_attention is compiled on a GPU only
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -159,7 +159,7 @@ def test_the_two_flash_calls_compute_the_pairs_of_the_mask_and_not_one_more(draw
     ).sum()  # the last query sees all keys, the one before one less
     if prefix is not None:
         pairs += (np.diff(prefix.sequences.cu_q).astype(int) * np.diff(prefix.sequences.cu_k)).sum()
-    assert pairs == attended_pairs(batch) == mask_of(rows, row_length).sum()
+    assert pairs == attended_pairs(batch.segments_G3) == mask_of(rows, row_length).sum()
 
 
 @pytest.mark.parametrize(
