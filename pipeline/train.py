@@ -8,6 +8,7 @@ numbers that were summed over all ranks, so that no rank waits for another that 
 """
 
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 
 from data_prep.manifest import TokenizerInfo
 from foreword.errors import ForewordError, StoppedOnRequest
@@ -36,18 +37,26 @@ from pipeline.start import Start
 from pipeline.step_counts import StepCounts
 from pipeline.stop import StopRequest
 from pipeline.telemetry.clock import Clock
+from pipeline.telemetry.profile import StepProfiler
 from pipeline.telemetry.recorder import Telemetry
 from pipeline.telemetry.reporter import Reporter
 from pipeline.telemetry.throughput import Throughput
 from pipeline.validation import judged_by, summarize, validate_model
 
 
-def train(config: TrainConfig, start: Start = Start(), *, began: float | None = None) -> None:  # noqa: B008 - frozen
+def train(
+    config: TrainConfig,
+    start: Start = Start(),  # noqa: B008 - frozen
+    *,
+    profile_steps: int | None = None,
+    began: float | None = None,
+) -> None:
     """Train until the schedule's end, from the newest complete checkpoint or from where `start` says.
 
     Args:
         config: the resolved configuration.
         start: what this start does with the checkpoints that are there.
+        profile_steps: how many steps torch's profiler shall look at, see `telemetry.profile`; None is none.
         began: when the command began, as `time.perf_counter` tells it; None is now.
 
     Raises:
@@ -111,76 +120,81 @@ def train(config: TrainConfig, start: Start = Start(), *, began: float | None = 
         main_rank(workspace.open)
         saver = all_ranks(lambda: stack.enter_context(Saver(engine, workspace, config.checkpoint, lease)))
         saving = Saving(saver, config.checkpoint.asynchronous, clock, reporter, checkpoint)
+        profiler = StepProfiler(profile_steps, config.run_dir, parallel.rank, parallel.device, progress.step, clock)
 
-        run = _Run(config, parallel, corpora, schedule, engine, lease, clock, alone, reporter, saving, origin, progress)
-        run.run(loader, stop)
+        run = _Run(
+            config,
+            parallel,
+            corpora,
+            schedule,
+            engine,
+            loader,
+            lease,
+            alone,
+            clock,
+            reporter,
+            saving,
+            profiler,
+            origin,
+            progress,
+        )
+        run.run(stop)
 
 
+@dataclass
 class _Run:
     """A run that is set up: its loop, and what the loop does now and then."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        parallel: Parallel,
-        corpora: Corpora,
-        schedule: Schedule,
-        engine: Engine,
-        lease: Lease | None,
-        clock: Clock,
-        alone: Alone,
-        reporter: Reporter,
-        saving: Saving,
-        origin: Origin | None,
-        progress: Progress,
-    ) -> None:
-        self.config, self.parallel, self.corpora = config, parallel, corpora
-        self.schedule, self.engine = schedule, engine
-        self.lease = lease  # on rank 0
-        self.clock, self.alone, self.reporter, self.saving = clock, alone, reporter, saving
-        self.origin = origin  # what the run once began with
-        self.progress = progress
-        self.loss: float | None = None  # of the last step whose update was made
-        self.validation_loss: float | None = None  # of the last step, when it was evaluated
-        self.save_is_due = False  # a step that is skipped is not the one to save after: the next good one is
+    config: TrainConfig
+    parallel: Parallel
+    corpora: Corpora
+    schedule: Schedule
+    engine: Engine
+    loader: TrainLoader
+    lease: Lease | None  # on rank 0
+    alone: Alone
+    clock: Clock
+    reporter: Reporter
+    saving: Saving
+    profiler: StepProfiler
+    origin: Origin | None  # what the run once began with
+    progress: Progress
+    loss: float | None = None  # of the last step whose update was made
+    validation_loss: float | None = None  # of the last step, when it was evaluated
+    skipped: bool = False  # whether the update of the last step was not made
+    save_is_due: bool = False  # a step that is skipped is not the one to save after: the next good one is
 
-    def run(self, loader: TrainLoader, stop: StopRequest) -> None:
+    def run(self, stop: StopRequest) -> None:
         """Step until the schedule's end, or until a signal; whatever ends the run, a save in flight is awaited."""
         try:
-            self._steps(loader, stop)
+            self._steps(stop)
+            if self._is_over():
+                self._finish()
+            else:
+                self._stop(stop.name)
         except ForewordError as error:
             if error.on_all_ranks:
                 with suppress(ForewordError):  # of the two errors, the one that came first is raised
                     self.saving.wait(self.progress.step)
             raise
 
-    def _steps(self, loader: TrainLoader, stop: StopRequest) -> None:
+    def _steps(self, stop: StopRequest) -> None:
         self.clock.go_over_to("training")
-        while not self._is_over():
-            with self.clock.spent_on("data_wait"):
-                micro_batches = self.alone(lambda: next(loader)) or []
-            micro_batches = [batch.to(self.parallel.device) for batch in micro_batches]
-            counts = self._agree(micro_batches, stop)
-
-            lr = self.schedule.learning_rate(*self.progress.position)
-            result = self.engine.step(micro_batches, counts.targets, lr)
-            rows, skipped = self.schedule.batch_size(*self.progress.position), result.skipped is not None
-            self.progress = self.progress.after_step(rows, counts.tokens, counts.targets, skipped=skipped)
-            self.reporter.count(counts, skipped=skipped)
-
-            self.validation_loss = None
-            if result.skipped is not None:
-                self._report_skipped(result.skipped, micro_batches)
-            else:
-                self.loss = result.loss
-                if self._is_due(self.config.logging.every_steps):
-                    self.reporter.step(self.progress, result, counts.targets, lr)
-            if self._is_due(self.config.evaluation.every_steps):
-                self._evaluate()
-            self.save_is_due |= self._is_due(self.config.checkpoint.every_steps)
-            if self.save_is_due and (not skipped or self._is_over()):
-                self._save()
-        self._finish()
+        with self.profiler:
+            while not self._is_over():
+                with self.clock.spent_on("data_wait"):
+                    micro_batches = self.alone(lambda: next(self.loader)) or []
+                micro_batches = [batch.to(self.parallel.device) for batch in micro_batches]
+                counts = self._agree(micro_batches, stop)
+                if counts.stops:
+                    return
+                self._step(micro_batches, counts)
+                if self._is_due(self.config.evaluation.every_steps):
+                    self._evaluate()
+                self.save_is_due |= self._is_due(self.config.checkpoint.every_steps)
+                if self.save_is_due and (not self.skipped or self._is_over()):
+                    self._save()
+                self.profiler.step(self.progress.step)
 
     def _is_over(self) -> bool:
         return self.schedule.is_over(*self.progress.position)
@@ -190,7 +204,7 @@ class _Run:
         return every_steps is not None and (self.progress.step % every_steps == 0 or self._is_over())
 
     def _agree(self, micro_batches: list[Batch], stop: StopRequest) -> StepCounts:
-        """Hear from all ranks what the step is made of, and whether there is a reason not to take it."""
+        """Hear from all ranks what the next step is made of, and whether there is a reason not to take it."""
         if self.lease:
             self.alone(self.lease.check)
         own = StepCounts.of(micro_batches, problem=self.alone.error is not None, stop=stop.heard, **self.saving.signs)
@@ -198,11 +212,23 @@ class _Run:
         self.saving.go_on(self.progress.step, counts, self.parallel.world_size)
         if counts.problems:
             self.alone.raise_together()
-        if counts.stops:
-            self._stop(stop.name)
+        return counts
+
+    def _step(self, micro_batches: list[Batch], counts: StepCounts) -> None:
         if not counts.targets:
             raise self._failure("no token of this step's global batch is scored", "check the prefix policy")
-        return counts
+        lr = self.schedule.learning_rate(*self.progress.position)
+        result = self.engine.step(micro_batches, counts.targets, lr)
+        rows, self.skipped = self.schedule.batch_size(*self.progress.position), result.skipped is not None
+        self.progress = self.progress.after_step(rows, counts.tokens, counts.targets, skipped=self.skipped)
+        self.reporter.count(counts, skipped=self.skipped)
+        self.validation_loss = None
+        if result.skipped is not None:
+            self._report_skipped(result.skipped, micro_batches)
+        else:
+            self.loss = result.loss
+            if self._is_due(self.config.logging.every_steps):
+                self.reporter.step(self.progress, result, counts.targets, lr)
 
     def _report_skipped(self, reason: str, micro_batches: list[Batch]) -> None:
         """Name the rows of a step whose update was not made; give up when there are too many such steps in a row."""

@@ -10,14 +10,35 @@ from pipeline.commands.start_options import start_options
 from pipeline.start import Start
 
 BEGAN = perf_counter()  # this module is imported when the command is called
+PROFILED_STEPS = 3
 
 
-@click.command()
+class _TrainCommand(click.Command):
+    """Takes `--profile` with a number or without one, wherever it stands."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give a bare --profile its number: what follows it may be CONFIG or an override."""
+        for index, word in enumerate(args):
+            if word == "--profile" and not "".join(args[index + 1 : index + 2]).isdigit():
+                args = [*args[:index], f"--profile={PROFILED_STEPS}", *args[index + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_TrainCommand)
 @click.argument("config", type=click.Path())
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--processes", type=click.IntRange(min=1), help="Start this many processes on this machine.")
+@click.option(
+    "--profile",
+    "profile_steps",
+    type=click.IntRange(min=1),
+    metavar="[STEPS]",
+    help=f"Look at this many steps ({PROFILED_STEPS}) with torch's profiler; traces go to RUN/profile.",
+)
 @start_options
-def train(config: str, overrides: tuple[str, ...], processes: int | None, start: Start) -> None:
+def train(
+    config: str, overrides: tuple[str, ...], processes: int | None, profile_steps: int | None, start: Start
+) -> None:
     """Train as CONFIG says, continuing from the run's newest complete checkpoint.
 
     --from, --fresh and --no-resume exclude each other. A Slurm job that is restarted with one of them goes on from what
@@ -36,7 +57,8 @@ def train(config: str, overrides: tuple[str, ...], processes: int | None, start:
     if processes is not None:
         from pipeline.distributed.launch import launch
 
-        sys.exit(launch(["train", *start.arguments(), config, *overrides], processes))
+        profile = [] if profile_steps is None else [f"--profile={profile_steps}"]
+        sys.exit(launch(["train", *start.arguments(), *profile, config, *overrides], processes))
     is_main = find_placement(os.environ).rank == 0
     if is_main:
         say(dump_config(resolved))
@@ -44,7 +66,7 @@ def train(config: str, overrides: tuple[str, ...], processes: int | None, start:
     from pipeline.train import train as run
 
     try:
-        run(resolved, start, began=BEGAN)
+        run(resolved, start, profile_steps=profile_steps, began=BEGAN)
     except ForewordError as error:
         if error.on_all_ranks and not is_main and error.__cause__ is None:
             sys.exit(error.exit_code)  # rank 0 says it for all; but a bug is shown where it happened

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-PARTS = ("start_up", "training", "data_wait", "evaluating", "saving")
+PARTS = ("start_up", "training", "data_wait", "evaluating", "saving", "profiling")
 
 
 class Clock:

@@ -9,6 +9,7 @@ TITLES = {
     "data_wait_s": "waiting for data",
     "evaluating_s": "evaluating",
     "saving_s": "saving",
+    "profiling_s": "writing the profile",
 }
 
 
@@ -25,7 +26,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
             f"  {summary['tokens_per_s']:,.0f} tokens/s, {summary['targets_per_s']:,.0f} targets/s, "
             f"{summary['flops_per_s'] / 1e12:,.3g} TFLOP/s{mfu}, while training"
         )
-    parts = {title: summary[key] for key, title in TITLES.items()}
+    parts = {title: summary[key] for key, title in TITLES.items() if summary[key]}
     for title, seconds in {**parts, "in all": summary["total_s"]}.items():
-        lines.append(f"  {title:<18}{seconds:>12,.2f} s{seconds / summary['total_s']:>9.1%}")
+        lines.append(f"  {title:<20}{seconds:>12,.2f} s{seconds / summary['total_s']:>9.1%}")
     return "\n".join(lines)
