@@ -80,6 +80,17 @@ class Readings:
     causal: Score
     prefix: Score
 
+    def summary(self) -> dict[str, float]:
+        """The numbers for a log; bits per byte only where the tokens stand for text."""
+        numbers = {
+            "prefix_loss": self.prefix.loss,
+            "causal_loss": self.causal.loss,
+            "prefix_bits_per_byte": self.prefix.bits_per_byte,
+            "causal_bits_per_byte": self.causal.bits_per_byte,
+            "targets": self.prefix.targets,
+        }
+        return {key: number for key, number in numbers.items() if math.isfinite(number)}
+
 
 @dataclass(frozen=True)
 class EvalResult:
@@ -94,14 +105,13 @@ class EvalResult:
     by_prefix_len: dict[tuple[int, int | None], Readings]
 
     def summary(self) -> dict[str, float]:
-        """The four numbers for a log."""
-        causal, prefix = self.total.causal, self.total.prefix
-        return {
-            "prefix_loss": prefix.loss,
-            "causal_loss": causal.loss,
-            "prefix_bits_per_byte": prefix.bits_per_byte,
-            "causal_bits_per_byte": causal.bits_per_byte,
+        """The numbers for a log: those of the total, and those of each bucket as "prefix_loss/16-63" and so on."""
+        by_bucket = {
+            f"{key}/{bucket_name(*bucket)}": value
+            for bucket, readings in self.by_prefix_len.items()
+            for key, value in readings.summary().items()
         }
+        return self.total.summary() | by_bucket
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, for JSON."""
@@ -116,6 +126,11 @@ class EvalResult:
         ]
         total = {"causal": self.total.causal.as_dict(), "prefix": self.total.prefix.as_dict()}
         return {**total, "by_prefix_len": buckets}
+
+
+def bucket_name(shortest: int, longest: int | None) -> str:
+    """A bucket of prefix lengths as it is written: 16-63, or 4096+."""
+    return f"{shortest}+" if longest is None else f"{shortest}-{longest}"
 
 
 @torch.no_grad()

@@ -65,17 +65,22 @@ def validate_model(model: GPT2, corpora: Corpora, config: TrainConfig, parallel:
 
 
 def summarize(results: Mapping[str, Validation], weights: Mapping[str, int]) -> dict[str, float]:
-    """The numbers for a log: `Validation.summary` of the blend, each the corpora's mean by their weights.
+    """The numbers for a log: `Validation.summary` of the blend.
 
-    Of a blend also those of each corpus, as "NAME/prefix_loss" and so on.
+    Losses are means over the corpora by their weights (of a bucket, over the corpora that have tokens in it), targets
+    are sums. Of a blend also the numbers of each corpus, as "NAME/prefix_loss" and so on.
     """
-    summaries = {name: result.summary() for name, result in results.items()}
-    total = sum(weights[name] for name in summaries)
-    keys = next(iter(summaries.values()))
-    together = {key: sum(weights[name] * s[key] for name, s in summaries.items()) / total for key in keys}
+    summaries = {name: result.summary() for name, result in sorted(results.items())}
+    together = {}
+    for key in dict.fromkeys(key for summary in summaries.values() for key in summary):
+        values = {name: summary[key] for name, summary in summaries.items() if key in summary}
+        if key.startswith("targets"):
+            together[key] = sum(values.values())
+        else:
+            together[key] = sum(weights[name] * values[name] for name in values) / sum(weights[name] for name in values)
     if len(summaries) == 1:
         return together
-    return together | {f"{name}/{key}": value for name, s in sorted(summaries.items()) for key, value in s.items()}
+    return together | {f"{name}/{key}": value for name, s in summaries.items() for key, value in s.items()}
 
 
 def judged_by(objectives: Mapping[ObjectiveName, float]) -> str:

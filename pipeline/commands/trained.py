@@ -167,10 +167,12 @@ def _table(result: "EvalResult", baseline: "Score | None") -> str:
     from rich.console import Console
     from rich.table import Table
 
+    from pipeline.evaluate import bucket_name
+
     table = Table("prefix length", box=None, pad_edge=False)
     for column in ("targets", "loss: prefix", "causal", "perplexity: prefix", "causal", "bits/byte: prefix", "causal"):
         table.add_column(column, justify="right")
-    rows = {f"{low}-{high}" if high is not None else f"{low}+": r for (low, high), r in result.by_prefix_len.items()}
+    rows = {bucket_name(*bucket): readings for bucket, readings in result.by_prefix_len.items()}
     for name, readings in (rows | {"all": result.total}).items():
         table.add_row(name, f"{readings.prefix.targets:,}", *_cells(readings.prefix, readings.causal))
     if baseline:

@@ -1,6 +1,7 @@
 """metrics.jsonl -> what the run did: its steps, and the events between them."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from foreword.errors import DataError
 
 METRICS_NAME = "metrics.jsonl"
+_OF_A_BUCKET = re.compile(r"(.+)/(\d+(?:-\d+|\+))")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,19 @@ class RunMetrics:
         """Steps and values of one key of one kind of event."""
         present = {e["step"]: e[key] for e in self.events if e["event"] == event and e.get(key) is not None}
         return sorted(present), [present[step] for step in sorted(present)]
+
+    def by_prefix_len(self, key: str) -> dict[str, tuple[list[int], list[float]]]:
+        """Bucket of prefix lengths -> steps and values of one key of the validations, in ascending order of buckets."""
+        keys = dict.fromkeys(k for event in self.events if event["event"] == "validation" for k in event)
+        buckets = [bucket for measure, bucket in map(measure_and_bucket, keys) if measure == key and bucket]
+        in_order = sorted(buckets, key=lambda bucket: int(bucket.rstrip("+").split("-")[0]))
+        return {bucket: self.event_series("validation", f"{key}/{bucket}") for bucket in in_order}
+
+
+def measure_and_bucket(key: str) -> tuple[str, str | None]:
+    """A key of a validation, "prefix_loss/16-63" for example, in its two parts; the latter None for a total."""
+    match = _OF_A_BUCKET.fullmatch(key)
+    return (match[1], match[2]) if match else (key, None)
 
 
 def read_metrics(run_dir: Path) -> RunMetrics:

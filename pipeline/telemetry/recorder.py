@@ -102,8 +102,14 @@ class Telemetry:
         self._event("start", step, topology=topology, resumed_from=checkpoint and str(checkpoint), origin=began_with)
 
     def validation(self, step: int, summary: dict[str, float]) -> None:
-        """The validation split was evaluated."""
-        say(f"step {step:>6}  validation: " + "  ".join(f"{key} {value:.4f}" for key, value in summary.items()))
+        """The validation split was evaluated; the console gets the totals."""
+        line = f"prefix loss {summary['prefix_loss']:.4f}, causal {summary['causal_loss']:.4f} nats/token"
+        if "prefix_bits_per_byte" in summary:
+            bits = summary["prefix_bits_per_byte"], summary["causal_bits_per_byte"]
+            line += "; {:.4f}, {:.4f} bits/byte".format(*bits)
+        if "masked_loss" in summary:
+            line += f"; masked loss {summary['masked_loss']:.4f}"
+        say(f"step {step:>6}  validation: {line}")
         self._event("validation", step, **summary)
 
     def skipped(self, step: int, reason: str, rows: list[int]) -> None:

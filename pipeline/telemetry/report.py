@@ -10,12 +10,13 @@ import matplotlib
 
 from foreword.errors import DataError
 from foreword.files import atomic_write
-from pipeline.telemetry.metrics import RunMetrics, read_metrics
+from pipeline.telemetry.metrics import RunMetrics, measure_and_bucket, read_metrics
 
 matplotlib.use("svg")
 from matplotlib import pyplot
 
 CONFIG_NAME, REPORT_NAME = "config.yaml", "report.html"
+BY_PREFIX = "Validation loss by length of the prefix"
 
 
 def write_report(run_dir: Path) -> Path:
@@ -31,13 +32,14 @@ def write_report(run_dir: Path) -> Path:
         config = (run_dir / CONFIG_NAME).read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=run_dir / CONFIG_NAME) from None
+    buckets = metrics.by_prefix_len("prefix_loss")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.telemetry"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("report.html.j2").render(
         run=run_dir.resolve().name,
         facts=_facts(metrics),
-        figures=[(title, draw(metrics)) for title, draw in FIGURES.items()],
+        figures=[(title, draw(metrics)) for title, draw in FIGURES.items() if title != BY_PREFIX or buckets],
         events=[event for event in metrics.events if event["event"] in ("start", "stop", "finish")],
         config=config,
     )
@@ -62,7 +64,7 @@ def _facts(metrics: RunMetrics) -> dict[str, str]:
             facts |= {
                 f"validation {key.replace('_', ' ')}": f"{value:.4f}"
                 for key, value in event.items()
-                if isinstance(value, float) and key != "time"
+                if isinstance(value, float) and key != "time" and measure_and_bucket(key)[1] is None
             }
     return facts
 
@@ -75,6 +77,15 @@ def _losses(axes: Any, metrics: RunMetrics) -> None:
             axes.plot(steps, values, marker="o", markersize=3, label=label)
     axes.set_ylabel("nats per scored token")
     axes.legend()
+
+
+def _losses_by_prefix_len(axes: Any, metrics: RunMetrics) -> None:
+    for key, style in (("prefix_loss", "-"), ("causal_loss", ":")):
+        for number, (bucket, series) in enumerate(metrics.by_prefix_len(key).items()):
+            label = f"{bucket} tokens" if key == "prefix_loss" else None
+            axes.plot(*series, style, color=f"C{number}", marker="o", markersize=3, linewidth=1, label=label)
+    axes.set_ylabel("nats per scored token")
+    axes.legend(title="prefix; dotted: read causally")
 
 
 def _series(key: str, unit: str) -> Callable[[Any, RunMetrics], None]:
@@ -105,6 +116,7 @@ def _figure(draw: Callable[[Any, RunMetrics], None]) -> Callable[[RunMetrics], s
 
 FIGURES = {
     "Loss": _figure(_losses),
+    BY_PREFIX: _figure(_losses_by_prefix_len),
     "Learning rate": _figure(_series("lr", "learning rate")),
     "Gradient norm before clipping": _figure(_series("grad_norm", "norm")),
     "Throughput": _figure(_series("tokens_per_s", "tokens per second")),

@@ -22,7 +22,7 @@ from pipeline.commands.trained import evaluate as evaluate_command
 from pipeline.config import ModelConfig
 from pipeline.data.batch import Batch, make_batch
 from pipeline.distributed.parallel import Parallel
-from pipeline.evaluate import Readings, Score, evaluate, split_batches
+from pipeline.evaluate import Readings, Score, bucket_name, evaluate, split_batches
 from pipeline.model import GPT2, build_model
 from pipeline.train import train
 from pipeline.unigram import unigram_score
@@ -152,6 +152,10 @@ def test_the_command_gives_a_run_the_losses_that_training_measured(corpus: Corpu
         assert told[reading]["loss"] == pytest.approx(measured[f"{reading}_loss"], rel=1e-5)
         assert told[reading]["targets"] == corpus.manifest.splits["valid"].targets
         assert told[reading]["loss"] < told["unigram"]["loss"]
+        for bucket in told["by_prefix_len"]:
+            name = bucket_name(bucket["shortest"], bucket["longest"])
+            assert measured[f"{reading}_loss/{name}"] == pytest.approx(bucket[reading]["loss"], rel=1e-5)
+            assert measured[f"targets/{name}"] == bucket[reading]["targets"]
     table = CliRunner().invoke(evaluate_command, arguments, catch_exceptions=False).stdout
     for number in (told["prefix"]["loss"], told["causal"]["bits_per_byte"], told["unigram"]["bits_per_byte"]):
         assert f"{number:.4f}" in table

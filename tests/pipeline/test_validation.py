@@ -10,8 +10,9 @@ from training import train_config
 from data_prep.shards import PADDING
 from pipeline.data.corpora import open_corpora
 from pipeline.distributed.parallel import Parallel
+from pipeline.evaluate import EvalResult, Readings, Score
 from pipeline.model import build_model
-from pipeline.validation import judged_by, summarize, validate_model
+from pipeline.validation import Validation, judged_by, summarize, validate_model
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +89,6 @@ def test_a_model_is_judged_by_what_it_is_for():
     assert judged_by({"bidirectional": 1.0}) == "masked_loss"
 
 
-def test_a_blend_is_summarized_by_the_weights_of_its_corpora(data, tmp_path, one_process):
-    results, corpora = results_of(data, tmp_path, one_process)
-    summary = summarize(results, corpora.weights)
-    for key, value in results["a"].summary().items():
-        assert summary[key] == pytest.approx(0.75 * value + 0.25 * results["b"].summary()[key])
-        assert summary[f"a/{key}"] == value
-    assert len(summary) == 12
-    alone = summarize({"a": results["a"]}, {"a": 3})
-    assert alone == results["a"].summary()
-
-
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_share_drawn_boundaries_too(data, tmp_path, one_process, size):
     """Every rank draws those of its own rows as one process would: together they score as much."""
@@ -109,3 +99,44 @@ def test_ranks_share_drawn_boundaries_too(data, tmp_path, one_process, size):
     for name, result in whole.items():
         assert sum(part[name].read.total.prefix.targets for part in parts) == result.read.total.prefix.targets
         assert sum(part[name].read.total.prefix.nll for part in parts) == pytest.approx(result.read.total.prefix.nll)
+
+
+def readings(prefix_nll: float, causal_nll: float, targets: int, text_bytes: int = 8) -> Readings:
+    return Readings(causal=Score(causal_nll, targets, text_bytes), prefix=Score(prefix_nll, targets, text_bytes))
+
+
+def validation(*read, masked: Score | None = None) -> Validation:
+    return Validation(EvalResult(*read), masked)
+
+
+WEB = validation(readings(30, 40, 10), {(0, 1): readings(10, 12, 4), (4096, None): readings(20, 28, 6)})
+BOOKS = validation(readings(10, 15, 10), {(0, 1): readings(10, 15, 10)})
+
+
+def test_of_one_corpus_the_totals_and_every_bucket():
+    summary = summarize({"corpus": WEB}, {"corpus": 1})
+    assert (summary["prefix_loss"], summary["causal_loss"], summary["targets"]) == (3.0, 4.0, 10)
+    assert summary["prefix_bits_per_byte"] == pytest.approx(30 / math.log(2) / 8)
+    assert (summary["prefix_loss/0-1"], summary["causal_loss/0-1"], summary["targets/0-1"]) == (2.5, 3.0, 4)
+    assert summary["prefix_loss/4096+"] == pytest.approx(20 / 6)
+    assert len(summary) == 3 * 5
+
+
+def test_of_a_blend_means_by_weight_sums_of_targets_and_each_corpus():
+    summary = summarize({"web": WEB, "books": BOOKS}, {"web": 3, "books": 1})
+    assert (summary["prefix_loss"], summary["targets"]) == ((3 * 3.0 + 1.0) / 4, 20)
+    assert (summary["causal_loss/0-1"], summary["targets/0-1"]) == ((3 * 3.0 + 1.5) / 4, 14)
+    assert summary["prefix_loss/4096+"] == summary["web/prefix_loss/4096+"]  # books has no such prefix
+    assert (summary["books/prefix_loss"], "books/prefix_loss/4096+" in summary) == (1.0, False)
+
+
+def test_tokens_without_text_have_no_bits_per_byte():
+    summary = summarize({"corpus": validation(readings(30, 40, 10, text_bytes=0), {})}, {"corpus": 1})
+    assert set(summary) == {"prefix_loss", "causal_loss", "targets"}
+
+
+def test_masked_tokens_of_a_blend_have_a_mean_too():
+    masked = {
+        name: validation(readings(30, 40, 10), {}, masked=Score(nll, 5, 5)) for name, nll in (("a", 5), ("b", 15))
+    }
+    assert summarize(masked, {"a": 1, "b": 3})["masked_loss"] == (1.0 + 3 * 3.0) / 4

@@ -13,6 +13,12 @@ from pipeline.telemetry.metrics import read_metrics
 from pipeline.telemetry.recorder import Telemetry, wandb_mode
 from pipeline.telemetry.report import write_report
 
+VALIDATION = {"prefix_loss": 2.0, "causal_loss": 2.25, "targets": 300} | {
+    f"{key}/{bucket}": value
+    for bucket, value in {"0-1": 2.5, "2-15": 2.25, "16-63": 1.75, "256-1023": 1.5}.items()
+    for key in ("prefix_loss", "causal_loss")
+}
+
 
 def record(step: int, loss: float) -> dict:
     return {
@@ -39,7 +45,7 @@ def run(tmp_path):
     with Telemetry(config, None, 1, 8) as telemetry:
         telemetry.start(1, {}, tmp_path / "checkpoints" / "step_00000001")
         telemetry.step(record(2, 2.5))
-        telemetry.validation(2, {"prefix_loss": 2.0, "causal_loss": 2.25})
+        telemetry.validation(2, VALIDATION)
     (tmp_path / "config.yaml").write_text("objective: prefix  # <b>\n")
     return tmp_path
 
@@ -49,6 +55,19 @@ def test_of_two_records_with_one_step_the_later_counts(run):
     assert metrics.series("loss") == ([1, 2, 3], [4.0, 2.5, 2.0])
     assert metrics.event_series("validation", "prefix_loss") == ([2], [2.0])
     assert [event["step"] for event in metrics.events if event["event"] == "start"] == [0, 1]
+
+
+def test_losses_by_prefix_length_are_read_back_in_the_buckets_order(run):
+    buckets = read_metrics(run).by_prefix_len("prefix_loss")
+    assert list(buckets) == ["0-1", "2-15", "16-63", "256-1023"]
+    assert buckets["16-63"] == ([2], [1.75])
+
+
+def test_the_console_gets_the_totals_alone(tmp_path, capfd):
+    with Telemetry(train_config(tmp_path, tmp_path / "corpus"), None, 0, 8) as telemetry:
+        telemetry.validation(2, VALIDATION | {"prefix_bits_per_byte": 0.75, "causal_bits_per_byte": 0.875})
+    line = "validation: prefix loss 2.0000, causal 2.2500 nats/token; 0.7500, 0.8750 bits/byte\n"
+    assert capfd.readouterr().err == f"step      2  {line}"
 
 
 def test_an_unfinished_last_line_is_passed_over_and_another_is_named(run):
@@ -79,7 +98,9 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
 
 def test_the_report_is_one_page_without_links_that_shows_curves_and_restarts(run):
     page = write_report(run).read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
+    assert "validation prefix loss" in page
+    assert "validation prefix loss/16-63" not in page
     assert "validation, prefix" in page
     assert "step_00000001" in page
     assert "&lt;b&gt;" in page
