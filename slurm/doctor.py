@@ -6,7 +6,6 @@ the network.
 """
 
 import importlib.metadata
-import netrc
 import os
 import platform
 import shutil
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
+
+from pipeline.telemetry.wandb_run import key_place
 
 MINIMUM_PYTHON = (3, 11)
 LOW_DISK_BYTES = 10 * 10**9
@@ -169,14 +170,9 @@ def shared_memory(directory: Path) -> Finding:
 
 def wandb_key(environment: dict[str, str], home: Path) -> Finding:
     """Whether runs go to Weights & Biases by themselves; the key itself is never shown."""
-    if environment.get("WANDB_API_KEY"):
-        return Finding("W&B key", "ok", "in WANDB_API_KEY")
-    path = Path(environment.get("NETRC", home / ".netrc"))
-    try:
-        if netrc.netrc(path).authenticators("api.wandb.ai"):
-            return Finding("W&B key", "ok", f"in {path}")
-    except (OSError, netrc.NetrcParseError):
-        pass  # no readable key there is the same as no key
+    place = key_place(environment, home)
+    if place is not None:
+        return Finding("W&B key", "ok", f"in {place}")
     return Finding(
         "W&B key", "note", "none: runs are recorded offline", "`wandb login`, then `wandb sync` for past runs"
     )

@@ -6,7 +6,6 @@ mark starts, stops, checkpoints and evaluations.
 """
 
 import json
-import netrc
 import os
 import shutil
 import sys
@@ -17,16 +16,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from foreword.console import Progress, progress, say, warn
-from foreword.errors import ConfigError, MachineError
+from foreword.errors import MachineError
 from foreword.files import TEMPORARY_PREFIX, fsync_directory
 from pipeline.checkpoint.meta import Origin
 from pipeline.checkpoint.meta import Progress as TrainProgress
-from pipeline.config import TrainConfig, WandbConfig, describe_objectives
+from pipeline.config import TrainConfig, describe_objectives
 from pipeline.telemetry.metrics import METRICS_NAME
 from pipeline.telemetry.summary import summary_table
+from pipeline.telemetry.wandb_run import start_wandb
 
-WANDB_HOST = "api.wandb.ai"
-WANDB_MODES = ("online", "offline", "disabled")
 TAIL_BYTES = 2**20  # far longer than a record
 
 
@@ -60,7 +58,7 @@ class Telemetry:
         self._bar: Progress | None = None
         with ExitStack() as stack:
             self._file = stack.enter_context(self._open(directory or config.run_dir))
-            self._wandb = _start_wandb(config, wandb_run_id)
+            self._wandb = start_wandb(config, wandb_run_id)
             if self._wandb is not None:
                 stack.callback(self._wandb.finish)
             if sys.stderr.isatty():
@@ -195,52 +193,3 @@ def _cut_unfinished_line(path: Path) -> None:
         file.seek(max(0, size - TAIL_BYTES))
         tail = file.read()
         file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
-
-
-def wandb_mode(config: WandbConfig) -> str:
-    """online, offline or disabled: `auto` follows WANDB_MODE, and is online only where an API key is at hand.
-
-    Raises:
-        ConfigError: WANDB_MODE is none of these.
-    """
-    if config.mode != "auto":
-        return config.mode
-    if mode := os.environ.get("WANDB_MODE"):
-        if mode not in WANDB_MODES:
-            remedy = f"set it to one of {', '.join(WANDB_MODES)}, or unset it"
-            raise ConfigError(f"{mode!r} is not a mode of Weights & Biases", where="WANDB_MODE", remedy=remedy)
-        return mode
-    return "online" if "WANDB_API_KEY" in os.environ or _netrc_has_key() else "offline"
-
-
-def _netrc_has_key() -> bool:
-    try:
-        return netrc.netrc().authenticators(WANDB_HOST) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _start_wandb(config: TrainConfig, run_id: str | None) -> Any:
-    mode = wandb_mode(config.logging.wandb)
-    if mode == "disabled":
-        return None
-    import wandb
-
-    try:
-        run = wandb.init(
-            project=config.logging.wandb.project,
-            name=config.logging.wandb.name,
-            dir=config.run_dir,
-            id=run_id,
-            resume="allow" if mode == "online" else None,
-            mode=mode,  # type: ignore[arg-type]
-            config=config.model_dump(mode="json"),
-            settings=wandb.Settings(silent=True, console="off"),
-        )
-    except wandb.Error as error:
-        remedy = "mend it, or set logging.wandb.mode to offline and `wandb sync` the run later"
-        raise MachineError(f"Weights & Biases could not be started: {error}", remedy=remedy) from None
-    # the step of an offline segment starts at 0 again after a resume: the record's own step is the axis
-    run.define_metric("step")
-    run.define_metric("*", step_metric="step")
-    return run

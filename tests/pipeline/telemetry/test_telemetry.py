@@ -1,16 +1,14 @@
-"""metrics.jsonl is the truth, Weights & Biases gets the same, and the report shows it."""
+"""metrics.jsonl is the truth, and the report shows it."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 from training import train_config
 
-from foreword.errors import ConfigError, DataError, MachineError
-from pipeline.config import WandbConfig
+from foreword.errors import DataError, MachineError
 from pipeline.telemetry.metrics import read_metrics
-from pipeline.telemetry.recorder import Telemetry, wandb_mode
+from pipeline.telemetry.recorder import Telemetry
 from pipeline.telemetry.report import write_report
 
 VALIDATION = {"prefix_loss": 2.0, "causal_loss": 2.25, "targets": 300} | {
@@ -110,43 +108,3 @@ def test_the_report_is_one_page_without_links_that_shows_curves_and_restarts(run
 def test_a_directory_without_a_run_has_no_report(tmp_path):
     with pytest.raises(DataError, match="give a run's directory"):
         write_report(tmp_path)
-
-
-def test_wandb_gets_every_record_offline_and_a_resumed_run_keeps_its_id(tmp_path):
-    config = train_config(tmp_path, tmp_path / "corpus", logging__wandb={"mode": "offline"})
-    with Telemetry(config, None, 0, 8) as telemetry:
-        telemetry.step(record(1, 4.0))
-        run_id = telemetry.wandb_run_id
-    with Telemetry(config, run_id, 1, 8) as telemetry:
-        telemetry.step(record(2, 3.0))
-        assert telemetry.wandb_run_id == run_id
-    logs = list((tmp_path / "wandb").glob(f"offline-run-*-{run_id}/*.wandb"))
-    assert logs
-    assert all(log.stat().st_size > 0 for log in logs)
-    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
-
-
-def test_wandb_is_online_only_where_a_key_is_set(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    assert wandb_mode(WandbConfig()) == "offline"
-    assert wandb_mode(WandbConfig(mode="disabled")) == "disabled"
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert wandb_mode(WandbConfig()) == "online"
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert wandb_mode(WandbConfig()) == "disabled"
-    monkeypatch.setenv("WANDB_MODE", "")
-    assert wandb_mode(WandbConfig()) == "online"
-    monkeypatch.setenv("WANDB_MODE", "nonsense")
-    with pytest.raises(ConfigError, match="WANDB_MODE: 'nonsense' is not a mode"):
-        wandb_mode(WandbConfig())
-
-
-def test_wandb_that_cannot_start_is_named_with_the_way_out(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    config = train_config(tmp_path, tmp_path / "corpus", logging__wandb={"mode": "online"})
-    with pytest.raises(MachineError, match="No API key configured") as caught:
-        Telemetry(config, None, 0, 8)
-    assert "set logging.wandb.mode to offline" in str(caught.value)
