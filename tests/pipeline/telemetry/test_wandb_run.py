@@ -14,6 +14,7 @@ from training import train_config
 from wandb_files import config_of, history_of, step_metrics_of
 from wandb_server import wandb_server
 
+import wandb
 from foreword.errors import ConfigError, MachineError
 from pipeline.config import WandbConfig
 from pipeline.telemetry import wandb_run
@@ -101,8 +102,6 @@ def online(monkeypatch, tmp_path):
 @contextmanager
 def wandb_anew() -> Iterator[None]:
     """wandb reads the environment once in a process, and keeps its own process."""
-    import wandb
-
     wandb.teardown()
     try:
         yield
@@ -128,6 +127,7 @@ def test_an_outage_in_mid_run_neither_stops_nor_delays_it_and_nothing_is_lost(on
         started = time.monotonic()
     assert time.monotonic() - started < 20.0  # it gives up in 2 s here
     assert read_metrics(tmp_path).series("loss")[0] == list(range(1, 500))
+    wandb.teardown()  # its process ends, as at the end of Python, and has written what it has heard
     (segment,) = (tmp_path / "wandb").glob("run-*")
     assert [row["step"] for row in history_of(segment)] == list(range(1, 500))
 
