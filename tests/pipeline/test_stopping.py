@@ -161,6 +161,7 @@ def test_a_run_that_stops_where_it_is_saved_does_not_save_again(finished_run, ru
     assert result.code == 75
     assert str(newest) in result.errors
     assert (newest / "foreword.json").stat() == before
+    assert [record["event"] for record in records(finished_run / "run")[-2:]] == ["stop", "summary"]
 
 
 def test_every_record_of_the_metrics_file_is_json(finished_run):
