@@ -61,7 +61,7 @@ class TokenMasking:
         """
         row_T, column_T, segment_T = _candidates(segments)
         candidates = np.bincount(segment_T, minlength=len(segments.row))  # per segment
-        wanted = np.minimum(np.maximum(np.rint(self.config.chosen * candidates), 1), candidates)
+        wanted = num_chosen(self.config, candidates)
         bits_T = keys.bits(self.seed, "choose", row_T, column_T)
         # segment and 40 random bits in one number: a third of the time of a sort by two keys
         by_bits = np.argsort((segment_T.astype(np.uint64) << np.uint64(40)) | (bits_T >> np.uint64(24)), kind="stable")
@@ -75,6 +75,11 @@ class TokenMasking:
         is_random_M = kind_M < self.config.masked + self.config.random
         read_as_M = np.where(is_random_M, random_M, tokens_BS[row_M, column_M])
         return MaskedTokens(row_M, column_M, np.where(kind_M < self.config.masked, self.mask_id, read_as_M))
+
+
+def num_chosen(config: MaskingConfig, candidates: np.ndarray) -> np.ndarray:
+    """How many of `candidates` (int64 [K]) tokens of each segment are chosen: the configured share, at least one."""
+    return np.minimum(np.maximum(np.rint(config.chosen * candidates), 1), candidates).astype(np.int64)
 
 
 def _candidates(segments: Segments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

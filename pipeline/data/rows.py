@@ -12,11 +12,10 @@ from data_prep.shards import PADDING, Corpus, Row
 from foreword.errors import DataError
 from pipeline.config import TrainConfig
 from pipeline.data.batch import Batch, batch_of
-from pipeline.data.blend import Blend
 from pipeline.data.corpora import Corpora
 from pipeline.data.masking import TokenMasking
 from pipeline.data.objective import RowKeys, SegmentObjectives, corpus_key
-from pipeline.data.order import DataOrder
+from pipeline.data.places import Places
 from pipeline.data.segments import segments_of
 
 NO_ROW = -1
@@ -90,7 +89,7 @@ class RowReader:
         return [found[place] for place in range(len(row))]
 
 
-class TrainingRows:
+class TrainingRows(Places):
     """Positions of the run -> batches.
 
     Args:
@@ -100,28 +99,13 @@ class TrainingRows:
 
     def __init__(self, corpora: Corpora, config: TrainConfig) -> None:
         data = config.data
+        super().__init__(corpora, data)
         masking = None
         if "bidirectional" in config.objective:
             masking = TokenMasking(config.masking, corpora.tokenizer.vocab_size, data.seed)
         objectives = SegmentObjectives(config.objective, config.boundaries, data.seed)
-        read = list(corpora.by_name.values())
-        self.reader = RowReader(read, data.train_split, objectives, masking)
-        self.blend = Blend(list(corpora.weights.values()))
-        self.orders = [
-            DataOrder(len(split), corpus.manifest_sha256, data.seed)
-            for corpus, split in zip(read, self.reader.splits, strict=True)
-        ]
+        self.reader = RowReader(list(corpora.by_name.values()), data.train_split, objectives, masking)
 
     def batch_at(self, positions: np.ndarray) -> Batch:
         """The rows at `positions` (int64 [B]) of the run as a batch on the CPU; raises as `RowReader.read` does."""
         return self.reader.read(*self.places_at(positions))
-
-    def places_at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Corpus, row in its split, and the corpus's epoch of each position (int64 [n]): int64 [n] each."""
-        corpus, position_in_corpus = self.blend.sources_at(positions)
-        row, epoch = np.empty_like(positions), np.empty_like(positions)
-        for index, order in enumerate(self.orders):
-            mine = corpus == index
-            row[mine] = order.rows_at(position_in_corpus[mine])
-            epoch[mine] = position_in_corpus[mine] // order.num_rows
-        return corpus, row, epoch
