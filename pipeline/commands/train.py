@@ -3,11 +3,15 @@
 import os
 import sys
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.commands.start_options import start_options
 from pipeline.start import Start
+
+if TYPE_CHECKING:
+    from pipeline.config import TrainConfig
 
 BEGAN = perf_counter()  # this module is imported when the command is called
 PROFILED_STEPS = 3
@@ -35,9 +39,17 @@ class _TrainCommand(click.Command):
     metavar="[STEPS]",
     help=f"Look at this many steps ({PROFILED_STEPS}) with torch's profiler; traces go to RUN/profile.",
 )
+@click.option("--dry-run", is_flag=True, help="Print the configuration and a plan, or what cannot work; start nothing.")
+@click.option("--world-size", type=click.IntRange(min=1), help="How many processes the plan is for.")
 @start_options
 def train(
-    config: str, overrides: tuple[str, ...], processes: int | None, profile_steps: int | None, start: Start
+    config: str,
+    overrides: tuple[str, ...],
+    processes: int | None,
+    profile_steps: int | None,
+    dry_run: bool,
+    world_size: int | None,
+    start: Start,
 ) -> None:
     """Train as CONFIG says, continuing from the run's newest complete checkpoint.
 
@@ -46,7 +58,14 @@ def train(
 
     Run it alone, with --processes on one machine, under torchrun, or under srun. Exit codes: 0 finished, 2 usage or
     configuration, 3 data or checkpoint not intact, 75 stopped on a signal with a checkpoint (run me again).
+
+    With --dry-run the resolved configuration goes to standard output and the plan to standard error: parameters, batch,
+    steps, FLOPs, memory of one GPU by part, checkpoints; for --world-size processes, which need not be here.
     """
+    if world_size is not None and not dry_run:
+        raise click.UsageError("--world-size goes with --dry-run; --processes starts processes")
+    if profile_steps is not None and dry_run:
+        raise click.UsageError("--profile looks at steps, and --dry-run takes none")
     from foreword.config import dump_config, load_config
     from foreword.console import say
     from foreword.errors import ForewordError
@@ -54,6 +73,9 @@ def train(
     from pipeline.distributed.placement import find_placement
 
     resolved = load_config(config, overrides, TrainConfig)
+    if dry_run:
+        _show_plan(resolved, world_size or processes or find_placement(os.environ).world_size, start)
+        return
     if processes is not None:
         from pipeline.distributed.launch import launch
 
@@ -71,3 +93,14 @@ def train(
         if error.on_all_ranks and not is_main and error.__cause__ is None:
             sys.exit(error.exit_code)  # rank 0 says it for all; but a bug is shown where it happened
         raise
+
+
+def _show_plan(config: "TrainConfig", world_size: int, start: Start) -> None:
+    from foreword.config import dump_config
+    from foreword.console import say
+    from pipeline.data.corpora import open_corpora
+    from pipeline.plan import describe_plan, plan_run
+
+    plan = plan_run(config, open_corpora(config), world_size, fresh=start.fresh)
+    click.echo(dump_config(config), nl=False)
+    say(describe_plan(plan))

@@ -1,0 +1,283 @@
+"""What a run would be, and whether it can be: for any number of processes, without starting one and without a GPU.
+
+What comes in: a TrainConfig, its open corpora and a number of processes. What goes out: a RunPlan. Promise: what cannot
+work is an error here, as it would be in training; what is printed is exact where it follows from sizes (parameters,
+batch, steps, weights and optimizer state, checkpoints) and said to be about right where it does not.
+"""
+
+import os
+from dataclasses import dataclass
+from math import lcm
+from pathlib import Path
+
+from rich.filesize import decimal
+
+from foreword.errors import ConfigError
+from pipeline.checkpoint.find import complete_checkpoints
+from pipeline.config import TrainConfig
+from pipeline.data.census import Census, take_census
+from pipeline.data.corpora import Corpora
+from pipeline.data.share import Share
+from pipeline.flops import training_flops
+from pipeline.memory import Memory, RankLoad, memory_of
+from pipeline.schedule import Schedule
+from pipeline.sizes import ParameterCounts, count_parameters
+from pipeline.vocabulary import VOCABULARY_MULTIPLE, padded_vocab_size
+
+SAVED_BYTES = 12  # of a checkpoint, for each parameter: its fp32 value and AdamW's two moments
+GIB, MIB = 2**30, 2**20
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run that was checked; batches are in rows (sequences).
+
+    Attributes:
+        world_size: processes.
+        on_gpus: whether each of them has a GPU.
+        gradient_accumulation_steps: micro-batches of one rank in a step of full size.
+        total_steps, total_rows: of the whole run.
+        census: what a row asks for.
+        attention: the backend that memory is computed for.
+        flops_per_step, attention_flops_per_step: of a step of full size, forward and backward.
+        total_flops: of the whole run.
+        epochs: corpus -> how many times the run reads it.
+        checkpoint_bytes: of one.
+        checkpoints: how many are on the disk at once at most, one of them being written.
+        resumes_after: the step of the checkpoint that the run would continue from; None for a new run.
+    """
+
+    config: TrainConfig
+    world_size: int
+    on_gpus: bool
+    data_parallel_size: int
+    global_batch_size: int
+    gradient_accumulation_steps: int
+    sequence_length: int
+    total_steps: int
+    total_rows: int
+    census: Census
+    parameters: ParameterCounts
+    attention: str
+    memory: Memory
+    flops_per_step: float
+    attention_flops_per_step: float
+    total_flops: float
+    epochs: dict[str, float]
+    corpora: dict[str, Path]
+    checkpoint_bytes: int
+    checkpoints: int
+    resumes_after: int | None
+
+    @property
+    def global_batch_tokens(self) -> int:
+        """Inputs of a step of full size."""
+        return self.global_batch_size * self.sequence_length
+
+    @property
+    def total_tokens(self) -> int:
+        """Inputs of the whole run."""
+        return self.total_rows * self.sequence_length
+
+
+def plan_run(
+    config: TrainConfig, corpora: Corpora, world_size: int, *, on_gpus: bool = True, fresh: bool = False
+) -> RunPlan:
+    """Check a run and work out what it is.
+
+    Args:
+        config: the resolved configuration.
+        corpora: its data.
+        world_size: processes, one for each GPU.
+        on_gpus: whether they have GPUs; a processor has another attention backend.
+        fresh: whether the run begins anew, whatever its directory holds.
+
+    Raises:
+        ConfigError: sizes that do not divide each other, an attention backend that cannot compute in the precision, no
+            such `init_from`, a run directory that cannot be written.
+        CheckpointError: the run directory holds a run with other data or another model.
+        DataError: a row of the corpora is not what the manifest says.
+    """
+    vocab_size, tensor_parallel_size = corpora.tokenizer.vocab_size, config.parallel.tensor_parallel_size
+    _refuse_sizes(world_size, tensor_parallel_size, padded_vocab_size(vocab_size))
+    attention = _attention_backend(config, on_gpus)
+    if config.init_from is not None and not config.init_from.exists():
+        raise ConfigError("no such checkpoint", where=f"init_from: {config.init_from}", remedy="check the path")
+    _refuse_unwritable(config.run_dir)
+    resumes_after = None if fresh else _resumes_after(config, corpora)
+    sequence_length = corpora.sequence_length
+    schedule = Schedule(config.schedule, config.optimizer.lr, config.batch, sequence_length)
+    data_parallel_size = world_size // tensor_parallel_size
+    share = Share(0, data_parallel_size, schedule.all_batch_sizes, config.batch.micro_batch_size)
+    census = take_census(corpora, config)
+    load = RankLoad(
+        model=config.model,
+        vocab_size=vocab_size,
+        precision=config.precision,
+        parallel=config.parallel,
+        data_parallel_size=data_parallel_size,
+        rows=config.batch.micro_batch_size,
+        sequence_length=sequence_length,
+        targets=round(census.targets * config.batch.micro_batch_size),
+        prefix_tokens=round(census.prefix_tokens * config.batch.micro_batch_size),
+        attention=attention,
+    )
+    parameters = count_parameters(config.model, vocab_size)
+    flops_per_row, attention_flops_per_row = _flops_per_row(config, padded_vocab_size(vocab_size), load, census)
+    total_rows, total_weight = schedule.total_samples(), sum(corpora.weights.values())
+    return RunPlan(
+        config=config,
+        world_size=world_size,
+        on_gpus=on_gpus,
+        data_parallel_size=data_parallel_size,
+        global_batch_size=schedule.global_batch_size,
+        gradient_accumulation_steps=share.max_accumulation_steps,
+        sequence_length=sequence_length,
+        total_steps=schedule.total_steps(),
+        total_rows=total_rows,
+        census=census,
+        parameters=parameters,
+        attention=attention,
+        memory=memory_of(load),
+        flops_per_step=schedule.global_batch_size * flops_per_row,
+        attention_flops_per_step=schedule.global_batch_size * attention_flops_per_row,
+        total_flops=total_rows * flops_per_row,
+        epochs={
+            name: total_rows * corpora.weights[name] / total_weight / len(corpus.split(config.data.train_split))
+            for name, corpus in corpora.by_name.items()
+        },
+        corpora={name: corpus.path.absolute() for name, corpus in corpora.by_name.items()},
+        checkpoint_bytes=SAVED_BYTES * parameters.total_with_padding,
+        checkpoints=_checkpoints(config, schedule.total_steps()),
+        resumes_after=resumes_after,
+    )
+
+
+def describe_plan(plan: RunPlan) -> str:
+    """The plan for a person, one topic after the other."""
+    config, parallel, counts = plan.config, plan.config.parallel, plan.parameters
+    targets = plan.census.targets / plan.sequence_length
+    resumes = "new" if plan.resumes_after is None else f"continues after step {plan.resumes_after:,}"
+    share = plan.attention_flops_per_step / plan.flops_per_step
+    lines = [
+        f"parameters {counts.total:,} = embedding {counts.embedding:,} + positions {counts.positions:,}"
+        f" + blocks {counts.blocks:,}",
+        f"           {counts.total_with_padding:,} with the vocabulary padded to a multiple of {VOCABULARY_MULTIPLE}",
+        f"processes  {plan.world_size} = tensor {parallel.tensor_parallel_size} x data {plan.data_parallel_size},"
+        f" ZeRO {parallel.zero_stage}, {config.precision}, one a {'GPU' if plan.on_gpus else 'CPU process'}",
+        f"batch      {plan.global_batch_size} rows = {config.batch.micro_batch_size} a forward pass"
+        f" x {plan.data_parallel_size} data-parallel x {plan.gradient_accumulation_steps} accumulated",
+        f"           {plan.global_batch_tokens:,} tokens, about {plan.global_batch_tokens * targets:,.0f} of them"
+        f" targets ({targets:.1%})",
+        f"steps      {plan.total_steps:,} = {plan.total_tokens:,} tokens, about {plan.total_tokens * targets:,.0f}"
+        " targets",
+        *(f"corpus     {plan.corpora[name]}, read {epochs:,.2f} times" for name, epochs in plan.epochs.items()),
+        f"compute    {plan.flops_per_step:.3g} FLOPs a step, {plan.total_flops:.3g} in all;"
+        f" attention is {share:.1%} of it",
+        f"           (targets and attention as in the first {plan.census.rows:,} rows of the run)",
+        *_memory_lines(plan),
+        f"checkpoint {decimal(plan.checkpoint_bytes)}, at most {plan.checkpoints} at once:"
+        f" {decimal(plan.checkpoints * plan.checkpoint_bytes)}",
+        f"run        {config.run_dir.absolute()}: {resumes}",
+    ]
+    return "\n".join(lines)
+
+
+def _memory_lines(plan: RunPlan) -> list[str]:
+    memory = plan.memory
+    parts = {
+        "weights": memory.weights,
+        "weights of other ranks": memory.gathered_weights,
+        "gradients": memory.gradients,
+        "optimizer and masters": memory.optimizer,
+        f"activations ({plan.attention})": memory.activations,
+        "a block's backward pass": memory.backward,
+        "logits of a chunk": memory.logits,
+        "gradients of the head": memory.head,
+        "the micro-batch": memory.batch,
+        "DeepSpeed's bucket": memory.reduce_bucket,
+        "copies for the update": memory.update,
+        "at once at most, about": memory.peak,
+    }
+    lines = [f"  {name:<28}{_binary(size):>12}" for name, size in parts.items() if size]
+    of_what, besides = ("GPU", ", and about 1 GiB for CUDA and NCCL") if plan.on_gpus else ("process", "")
+    host = f"  {'main memory beside Python':<28}{_binary(memory.host):>12}"
+    return [f"memory     of one {of_what}{besides}", *lines, *[host] * plan.on_gpus]
+
+
+def _binary(size: int) -> str:
+    return f"{size / GIB:,.2f} GiB" if size >= GIB else f"{size / MIB:,.1f} MiB"
+
+
+def _refuse_sizes(world_size: int, tensor_parallel_size: int, padded: int) -> None:
+    if world_size % tensor_parallel_size:
+        raise ConfigError(
+            f"{world_size} processes cannot form groups of tensor_parallel_size {tensor_parallel_size}",
+            where="parallel.tensor_parallel_size",
+            remedy="start a number of processes that is a multiple of it",
+        )
+    if padded % tensor_parallel_size:
+        raise ConfigError(
+            f"{tensor_parallel_size} does not divide the padded vocabulary, {padded}",
+            where="parallel.tensor_parallel_size",
+            remedy=f"use a tensor-parallel size that divides both the heads and {VOCABULARY_MULTIPLE}",
+        )
+
+
+def _attention_backend(config: TrainConfig, on_gpus: bool) -> str:
+    """The backend that `auto` takes on such a machine, or the configured one.
+
+    Raises:
+        ConfigError: it cannot work there.
+    """
+    low_precision = config.precision != "fp32"
+    if config.attention == "auto":
+        return ("varlen" if low_precision else "flex") if on_gpus else "sdpa"
+    if config.attention == "varlen" and not low_precision:
+        raise ConfigError(
+            "attention backend 'varlen' computes in bf16 and fp16, and the precision is fp32",
+            where="attention",
+            remedy="use precision=bf16, or attention auto, flex or sdpa",
+        )
+    if config.attention != "sdpa" and not on_gpus:
+        raise ConfigError(
+            f"attention backend {config.attention!r} needs a CUDA device", where="attention", remedy="use auto or sdpa"
+        )
+    return config.attention
+
+
+def _refuse_unwritable(run_dir: Path) -> None:
+    nearest = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        problem = "is not a directory" if not nearest.is_dir() else "cannot be written"
+        raise ConfigError(f"{nearest} {problem}", where=f"run_dir: {run_dir}", remedy="choose another run_dir")
+
+
+def _resumes_after(config: TrainConfig, corpora: Corpora) -> int | None:
+    complete = complete_checkpoints(config.run_dir)
+    if not complete:
+        return None
+    # these rooms bring torch, and most plans are of new runs
+    from pipeline.checkpoint.meta import read_meta
+    from pipeline.checkpoint.restore import refuse_other_run
+    from pipeline.run_directory import identify
+
+    step, checkpoint = complete[-1]
+    refuse_other_run(checkpoint, read_meta(checkpoint), config, identify(corpora))
+    return step
+
+
+def _flops_per_row(config: TrainConfig, padded: int, load: RankLoad, census: Census) -> tuple[float, float]:
+    """All FLOPs of a row, and those of its attention alone."""
+    whole = training_flops(config.model, padded, load.sequence_length, census.targets, census.attended_pairs)
+    return whole, training_flops(config.model, padded, 0, 0, census.attended_pairs)
+
+
+def _checkpoints(config: TrainConfig, total_steps: int) -> int:
+    """How many lie on the disk at once at most: those that are kept, and the one that is being written."""
+    saving = config.checkpoint
+    made = -(-total_steps // saving.every_steps)
+    kept = saving.keep_last + (saving.keep_best and config.evaluation.every_steps is not None)
+    if saving.keep_every_steps:
+        kept += total_steps // lcm(saving.keep_every_steps, saving.every_steps)
+    return min(made, kept + 1)
