@@ -1,8 +1,8 @@
 """What a run would be, and whether it can be: for any number of processes, without starting one and without a GPU.
 
-What comes in: a TrainConfig, its open corpora and a number of processes. What goes out: a RunPlan. Promise: what cannot
-work is an error here, as it would be in training; what is printed is exact where it follows from sizes (parameters,
-batch, steps, weights and optimizer state, checkpoints) and said to be about right where it does not.
+What comes in: a TrainConfig, its data and a number of processes. What goes out: a RunPlan. Promise: what cannot work is
+an error here, as it would be in training; what is printed is exact where it follows from sizes (parameters, batch,
+steps, weights and optimizer state, checkpoints) and said to be about right where it does not.
 """
 
 import os
@@ -29,136 +29,174 @@ GIB, MIB = 2**30, 2**20
 
 
 @dataclass(frozen=True)
+class RunData:
+    """What a plan needs to know of a run's data.
+
+    Attributes:
+        sequence_length: tokens of a row.
+        vocab_size: ids in use.
+        census: what a row asks for.
+        corpora: name -> where it is.
+        epoch_rows: name -> how many rows of the run go by until all of its rows were read; empty when nobody knows.
+    """
+
+    sequence_length: int
+    vocab_size: int
+    census: Census
+    corpora: dict[str, Path]
+    epoch_rows: dict[str, float]
+
+    @classmethod
+    def of(cls, corpora: Corpora, config: TrainConfig) -> "RunData":
+        """Of corpora that are there.
+
+        Raises:
+            DataError: a row is not what the manifest says.
+        """
+        total_weight = sum(corpora.weights.values())
+        return cls(
+            sequence_length=corpora.sequence_length,
+            vocab_size=corpora.tokenizer.vocab_size,
+            census=take_census(corpora, config),
+            corpora={name: corpus.path.absolute() for name, corpus in corpora.by_name.items()},
+            epoch_rows={
+                name: len(corpus.split(config.data.train_split)) * total_weight / corpora.weights[name]
+                for name, corpus in corpora.by_name.items()
+            },
+        )
+
+
+@dataclass(frozen=True)
 class RunPlan:
     """A run that was checked; batches are in rows (sequences).
 
     Attributes:
         world_size: processes.
         on_gpus: whether each of them has a GPU.
+        data: what it reads.
         gradient_accumulation_steps: micro-batches of one rank in a step of full size.
         total_steps, total_rows: of the whole run.
-        census: what a row asks for.
         attention: the backend that memory is computed for.
         flops_per_step, attention_flops_per_step: of a step of full size, forward and backward.
         total_flops: of the whole run.
-        epochs: corpus -> how many times the run reads it.
         checkpoint_bytes: of one.
         checkpoints: how many are on the disk at once at most, one of them being written.
-        resumes_after: the step of the checkpoint that the run would continue from; None for a new run.
     """
 
     config: TrainConfig
     world_size: int
     on_gpus: bool
+    data: RunData
     data_parallel_size: int
     global_batch_size: int
     gradient_accumulation_steps: int
-    sequence_length: int
     total_steps: int
     total_rows: int
-    census: Census
     parameters: ParameterCounts
     attention: str
     memory: Memory
     flops_per_step: float
     attention_flops_per_step: float
     total_flops: float
-    epochs: dict[str, float]
-    corpora: dict[str, Path]
     checkpoint_bytes: int
     checkpoints: int
-    resumes_after: int | None
 
     @property
     def global_batch_tokens(self) -> int:
         """Inputs of a step of full size."""
-        return self.global_batch_size * self.sequence_length
+        return self.global_batch_size * self.data.sequence_length
 
     @property
     def total_tokens(self) -> int:
         """Inputs of the whole run."""
-        return self.total_rows * self.sequence_length
+        return self.total_rows * self.data.sequence_length
 
 
-def plan_run(
-    config: TrainConfig, corpora: Corpora, world_size: int, *, on_gpus: bool = True, fresh: bool = False
-) -> RunPlan:
+def plan_run(config: TrainConfig, data: RunData, world_size: int, *, on_gpus: bool = True) -> RunPlan:
     """Check a run and work out what it is.
 
     Args:
         config: the resolved configuration.
-        corpora: its data.
+        data: what it reads.
         world_size: processes, one for each GPU.
         on_gpus: whether they have GPUs; a processor has another attention backend.
-        fresh: whether the run begins anew, whatever its directory holds.
 
     Raises:
         ConfigError: sizes that do not divide each other, an attention backend that cannot compute in the precision, no
             such `init_from`, a run directory that cannot be written.
-        CheckpointError: the run directory holds a run with other data or another model.
-        DataError: a row of the corpora is not what the manifest says.
     """
-    vocab_size, tensor_parallel_size = corpora.tokenizer.vocab_size, config.parallel.tensor_parallel_size
-    _refuse_sizes(world_size, tensor_parallel_size, padded_vocab_size(vocab_size))
+    tensor_parallel_size, padded = config.parallel.tensor_parallel_size, padded_vocab_size(data.vocab_size)
+    _refuse_sizes(world_size, tensor_parallel_size, padded)
     attention = _attention_backend(config, on_gpus)
     if config.init_from is not None and not config.init_from.exists():
         raise ConfigError("no such checkpoint", where=f"init_from: {config.init_from}", remedy="check the path")
     _refuse_unwritable(config.run_dir)
-    resumes_after = None if fresh else _resumes_after(config, corpora)
-    sequence_length = corpora.sequence_length
-    schedule = Schedule(config.schedule, config.optimizer.lr, config.batch, sequence_length)
+    schedule = Schedule(config.schedule, config.optimizer.lr, config.batch, data.sequence_length)
     data_parallel_size = world_size // tensor_parallel_size
     share = Share(0, data_parallel_size, schedule.all_batch_sizes, config.batch.micro_batch_size)
-    census = take_census(corpora, config)
     load = RankLoad(
         model=config.model,
-        vocab_size=vocab_size,
+        vocab_size=data.vocab_size,
         precision=config.precision,
         parallel=config.parallel,
         data_parallel_size=data_parallel_size,
         rows=config.batch.micro_batch_size,
-        sequence_length=sequence_length,
-        targets=round(census.targets * config.batch.micro_batch_size),
-        prefix_tokens=round(census.prefix_tokens * config.batch.micro_batch_size),
+        sequence_length=data.sequence_length,
+        targets=round(data.census.targets * config.batch.micro_batch_size),
+        prefix_tokens=round(data.census.prefix_tokens * config.batch.micro_batch_size),
         attention=attention,
     )
-    parameters = count_parameters(config.model, vocab_size)
-    flops_per_row, attention_flops_per_row = _flops_per_row(config, padded_vocab_size(vocab_size), load, census)
-    total_rows, total_weight = schedule.total_samples(), sum(corpora.weights.values())
+    parameters = count_parameters(config.model, data.vocab_size)
+    pairs = data.census.attended_pairs
+    row_flops = training_flops(config.model, padded, data.sequence_length, data.census.targets, pairs)
+    total_rows = schedule.total_samples()
     return RunPlan(
         config=config,
         world_size=world_size,
         on_gpus=on_gpus,
+        data=data,
         data_parallel_size=data_parallel_size,
         global_batch_size=schedule.global_batch_size,
         gradient_accumulation_steps=share.max_accumulation_steps,
-        sequence_length=sequence_length,
         total_steps=schedule.total_steps(),
         total_rows=total_rows,
-        census=census,
         parameters=parameters,
         attention=attention,
         memory=memory_of(load),
-        flops_per_step=schedule.global_batch_size * flops_per_row,
-        attention_flops_per_step=schedule.global_batch_size * attention_flops_per_row,
-        total_flops=total_rows * flops_per_row,
-        epochs={
-            name: total_rows * corpora.weights[name] / total_weight / len(corpus.split(config.data.train_split))
-            for name, corpus in corpora.by_name.items()
-        },
-        corpora={name: corpus.path.absolute() for name, corpus in corpora.by_name.items()},
+        flops_per_step=schedule.global_batch_size * row_flops,
+        attention_flops_per_step=schedule.global_batch_size * training_flops(config.model, padded, 0, 0, pairs),
+        total_flops=total_rows * row_flops,
         checkpoint_bytes=SAVED_BYTES * parameters.total_with_padding,
         checkpoints=_checkpoints(config, schedule.total_steps()),
-        resumes_after=resumes_after,
     )
+
+
+def resumes_after(config: TrainConfig, corpora: Corpora) -> int | None:
+    """The step of the checkpoint that the run would continue from; None for a new run.
+
+    Raises:
+        CheckpointError: the run directory holds a run with other data or another model.
+    """
+    complete = complete_checkpoints(config.run_dir)
+    if not complete:
+        return None
+    # these rooms bring torch, and most plans are of new runs
+    from pipeline.checkpoint.meta import read_meta
+    from pipeline.checkpoint.restore import refuse_other_run
+    from pipeline.run_directory import identify
+
+    step, checkpoint = complete[-1]
+    refuse_other_run(checkpoint, read_meta(checkpoint), config, identify(corpora))
+    return step
 
 
 def describe_plan(plan: RunPlan) -> str:
     """The plan for a person, one topic after the other."""
-    config, parallel, counts = plan.config, plan.config.parallel, plan.parameters
-    targets = plan.census.targets / plan.sequence_length
-    resumes = "new" if plan.resumes_after is None else f"continues after step {plan.resumes_after:,}"
+    config, parallel, counts, data = plan.config, plan.config.parallel, plan.parameters, plan.data
+    targets = data.census.targets / data.sequence_length
     share = plan.attention_flops_per_step / plan.flops_per_step
+    read = {name: plan.total_rows / rows for name, rows in data.epoch_rows.items()}
+    looked_at = f"as in the first {data.census.rows:,} rows of the run"
     lines = [
         f"parameters {counts.total:,} = embedding {counts.embedding:,} + positions {counts.positions:,}"
         f" + blocks {counts.blocks:,}",
@@ -171,14 +209,17 @@ def describe_plan(plan: RunPlan) -> str:
         f" targets ({targets:.1%})",
         f"steps      {plan.total_steps:,} = {plan.total_tokens:,} tokens, about {plan.total_tokens * targets:,.0f}"
         " targets",
-        *(f"corpus     {plan.corpora[name]}, read {epochs:,.2f} times" for name, epochs in plan.epochs.items()),
+        *(
+            f"corpus     {path}{f', read {read[name]:,.2f} times' if name in read else ''}"
+            for name, path in data.corpora.items()
+        ),
         f"compute    {plan.flops_per_step:.3g} FLOPs a step, {plan.total_flops:.3g} in all;"
         f" attention is {share:.1%} of it",
-        f"           (targets and attention as in the first {plan.census.rows:,} rows of the run)",
+        f"           (targets and attention {looked_at if data.census.rows else 'estimated, for a document a row'})",
         *_memory_lines(plan),
         f"checkpoint {decimal(plan.checkpoint_bytes)}, at most {plan.checkpoints} at once:"
         f" {decimal(plan.checkpoints * plan.checkpoint_bytes)}",
-        f"run        {config.run_dir.absolute()}: {resumes}",
+        f"run        {config.run_dir.absolute()}",
     ]
     return "\n".join(lines)
 
@@ -251,26 +292,6 @@ def _refuse_unwritable(run_dir: Path) -> None:
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         problem = "is not a directory" if not nearest.is_dir() else "cannot be written"
         raise ConfigError(f"{nearest} {problem}", where=f"run_dir: {run_dir}", remedy="choose another run_dir")
-
-
-def _resumes_after(config: TrainConfig, corpora: Corpora) -> int | None:
-    complete = complete_checkpoints(config.run_dir)
-    if not complete:
-        return None
-    # these rooms bring torch, and most plans are of new runs
-    from pipeline.checkpoint.meta import read_meta
-    from pipeline.checkpoint.restore import refuse_other_run
-    from pipeline.run_directory import identify
-
-    step, checkpoint = complete[-1]
-    refuse_other_run(checkpoint, read_meta(checkpoint), config, identify(corpora))
-    return step
-
-
-def _flops_per_row(config: TrainConfig, padded: int, load: RankLoad, census: Census) -> tuple[float, float]:
-    """All FLOPs of a row, and those of its attention alone."""
-    whole = training_flops(config.model, padded, load.sequence_length, census.targets, census.attended_pairs)
-    return whole, training_flops(config.model, padded, 0, 0, census.attended_pairs)
 
 
 def _checkpoints(config: TrainConfig, total_steps: int) -> int:

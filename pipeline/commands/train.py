@@ -66,6 +66,8 @@ def train(
         raise click.UsageError("--world-size goes with --dry-run; --processes starts processes")
     if profile_steps is not None and dry_run:
         raise click.UsageError("--profile looks at steps, and --dry-run takes none")
+    if dry_run and start not in (Start(), Start(fresh=True)):
+        raise click.UsageError("--dry-run goes with --fresh, but with no other option about checkpoints")
     from foreword.config import dump_config, load_config
     from foreword.console import say
     from foreword.errors import ForewordError
@@ -99,8 +101,11 @@ def _show_plan(config: "TrainConfig", world_size: int, start: Start) -> None:
     from foreword.config import dump_config
     from foreword.console import say
     from pipeline.data.corpora import open_corpora
-    from pipeline.plan import describe_plan, plan_run
+    from pipeline.plan import RunData, describe_plan, plan_run, resumes_after
 
-    plan = plan_run(config, open_corpora(config), world_size, fresh=start.fresh)
+    corpora = open_corpora(config)
+    plan = plan_run(config, RunData.of(corpora, config), world_size)
+    step = None if start.fresh else resumes_after(config, corpora)
     click.echo(dump_config(config), nl=False)
     say(describe_plan(plan))
+    say("           " + ("which is new" if step is None else f"which continues after step {step:,}"))

@@ -1,6 +1,7 @@
 """The first rows of a run -> what a row asks for on average, without a batch and without torch.
 
 Only the tables of segments are read: the segments as the run trains them, with their objectives and drawn boundaries.
+Where there is no corpus yet, an estimate takes its place.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Census:
     """Averages of a row.
 
     Attributes:
-        rows: how many were counted.
+        rows: how many were counted; 0 for an estimate.
         targets: scored positions.
         attended_pairs: query-key pairs that the mask allows, in one layer.
         prefix_tokens: inputs inside of prefixes of at least two tokens.
@@ -47,6 +48,23 @@ def take_census(corpora: Corpora, config: TrainConfig, rows: int = ROWS) -> Cens
     return Census(
         rows, _targets(segments, config) / rows, attended_pairs(in_inputs) / rows, float(prefix_tokens) / rows
     )
+
+
+def estimate_census(sequence_length: int, config: TrainConfig) -> Census:
+    """Without any rows: each is one document, and prefixes end anywhere in it with equal chances."""
+    length = sequence_length
+    causal_pairs = length * (length + 1) / 2
+    by_objective = {
+        "causal": Census(0, length, causal_pairs, 0.0),
+        "prefix": Census(0, length / 2, causal_pairs + length**2 / 6, length / 2),  # the mean of p^2 / 2 is n^2 / 6
+        "bidirectional": Census(0, config.masking.chosen * length, float(length**2), length),
+    }
+    total = sum(config.objective.values())
+    mean = [
+        sum(weight * getattr(by_objective[name], field) for name, weight in config.objective.items()) / total
+        for field in ("targets", "attended_pairs", "prefix_tokens")
+    ]
+    return Census(0, *mean)
 
 
 def _segments_at(positions: np.ndarray, corpora: Corpora, config: TrainConfig) -> Segments:

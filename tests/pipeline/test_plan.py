@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -15,9 +16,10 @@ from foreword.cli import foreword
 from foreword.config import load_config
 from foreword.errors import ForewordError
 from pipeline.config import TrainConfig
+from pipeline.data.census import estimate_census
 from pipeline.data.corpora import open_corpora
-from pipeline.flops import training_flops
-from pipeline.plan import RunPlan, describe_plan, plan_run
+from pipeline.flops import attended_pairs, training_flops
+from pipeline.plan import RunData, RunPlan, describe_plan, plan_run, resumes_after
 from pipeline.sizes import count_parameters
 
 
@@ -27,7 +29,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def plan(config: TrainConfig, world_size: int, **options) -> RunPlan:
-    return plan_run(config, open_corpora(config), world_size, **options)
+    return plan_run(config, RunData.of(open_corpora(config), config), world_size, **options)
 
 
 def dry_run(path: Path, *words: str) -> Result:
@@ -49,33 +51,56 @@ def test_a_plan_multiplies_out(tmp_path, corpus):
     assert made.global_batch_tokens == 64 * SEQUENCE_LENGTH
     assert made.total_rows == 4 * 32 + 4 * 64
     assert made.total_tokens == made.total_rows * SEQUENCE_LENGTH
-    assert made.epochs == {"corpus": made.total_rows / 48}
+    assert made.data.epoch_rows == {"corpus": 48.0}
+    assert f"read {made.total_rows / 48:.2f} times" in describe_plan(made)
     assert made.parameters == count_parameters(config.model, VOCAB_SIZE)
-    per_row = training_flops(config.model, 128, SEQUENCE_LENGTH, made.census.targets, made.census.attended_pairs)
+    counts = made.data.census.targets, made.data.census.attended_pairs
+    per_row = training_flops(config.model, 128, SEQUENCE_LENGTH, *counts)
     assert made.flops_per_step == pytest.approx(64 * per_row)
     assert made.total_flops == pytest.approx(made.total_rows * per_row)
-    assert made.resumes_after is None
 
 
 def test_targets_are_those_that_the_manifest_counts_when_every_row_is_looked_at(tmp_path, corpus):
     config = train_config(tmp_path / "run", corpus)
     corpora = open_corpora(config)
-    whole = plan_run(config, corpora, 1).census
+    whole = RunData.of(corpora, config).census
     counted = corpora.first.manifest.splits["train"].targets
     assert whole.targets * 48 == pytest.approx(counted, rel=0.02)  # 1,024 rows are 21 epochs and a third
 
 
 def test_what_a_run_writes_has_the_size_that_was_planned(tmp_path, corpus):
     config = train_config(tmp_path / "run", corpus, logging__every_steps=STEPS)
-    planned = plan(config, 1)
+    planned, corpora = plan(config, 1), open_corpora(config)
+    assert resumes_after(config, corpora) is None
     assert train_all(1, config) == [[None]]
     saved = [record for record in records(tmp_path / "run") if record.get("event") == "checkpoint"]
     assert len(saved) == planned.checkpoints == STEPS // HALF
     for record in saved:
         assert record["size_bytes"] == pytest.approx(planned.checkpoint_bytes, rel=0.03)  # names take the rest
-    assert planned.resumes_after is None
-    assert plan(config, 4, fresh=True).resumes_after is None
-    assert plan(train_config(tmp_path / "run", corpus), 4).resumes_after == STEPS
+    assert resumes_after(config, corpora) == STEPS
+
+
+@pytest.mark.parametrize("objective", ["causal", "prefix", "bidirectional", {"causal": 1, "prefix": 3}])
+def test_an_estimate_is_what_rows_of_one_document_come_to(tmp_path, objective):
+    """Held to rows of one segment, prefixes of all lengths: the estimate forgets what is of the order of a row."""
+    length = 512
+    config = train_config(tmp_path / "run", tmp_path, objective=objective)
+    estimated = estimate_census(length, config)
+    prefix_len = np.arange(1, length)
+    of_prefix = np.stack([0 * prefix_len, 0 * prefix_len + length, prefix_len], axis=1)
+    targets = {"causal": length, "prefix": (length + 1 - prefix_len).mean(), "bidirectional": 0.15 * length}
+    pairs = {
+        "causal": attended_pairs(np.array([[0, length, 0]])),
+        "prefix": attended_pairs(of_prefix) / len(prefix_len),
+        "bidirectional": attended_pairs(np.array([[0, length, length]])),
+    }
+    weights = config.objective
+    assert estimated.targets == pytest.approx(mean_by(weights, targets), rel=0.01)
+    assert estimated.attended_pairs == pytest.approx(mean_by(weights, pairs), rel=0.01)
+
+
+def mean_by(weights: dict, values: dict) -> float:
+    return sum(weight * values[name] for name, weight in weights.items()) / sum(weights.values())
 
 
 @pytest.mark.parametrize(("keep", "expected"), [({}, 5), ({"keep_best": False}, 4), ({"keep_every_steps": 50}, 9)])
@@ -121,7 +146,7 @@ def test_a_run_directory_with_another_model_in_it_is_refused(config_file, corpus
     assert refused.exception.exit_code == 3
     assert "model.num_layers: 2 in the checkpoint, 3 now" in str(refused.exception)
     assert "continues after step 3" in dry_run(config_file).stderr
-    assert "run: new" in dry_run(config_file, "model.num_layers=3", "--fresh").stderr
+    assert "which is new" in dry_run(config_file, "model.num_layers=3", "--fresh").stderr
 
 
 def test_the_command_prints_the_configuration_and_the_plan_and_changes_nothing(config_file, tmp_path):
@@ -150,7 +175,7 @@ def test_the_plan_needs_neither_torch_nor_the_processes(config_file):
     assert "processes  2 = " in done.stderr
 
 
-@pytest.mark.parametrize("words", [("--world-size", "2"), ("--dry-run", "--profile")])
+@pytest.mark.parametrize("words", [("--world-size", "2"), ("--dry-run", "--profile"), ("--dry-run", "--from", "4")])
 def test_options_that_do_not_go_together_are_refused(config_file, words):
     assert CliRunner().invoke(foreword, ["train", str(config_file), *words]).exit_code == 2
 
