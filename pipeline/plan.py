@@ -128,8 +128,9 @@ def plan_run(config: TrainConfig, data: RunData, world_size: int, *, on_gpus: bo
     tensor_parallel_size, padded = config.parallel.tensor_parallel_size, padded_vocab_size(data.vocab_size)
     _refuse_sizes(world_size, tensor_parallel_size, padded)
     attention = _attention_backend(config, on_gpus)
-    if config.init_from is not None and not config.init_from.exists():
-        raise ConfigError("no such checkpoint", where=f"init_from: {config.init_from}", remedy="check the path")
+    if config.init_from is not None and not config.init_from.path.exists():
+        where = f"init_from.path: {config.init_from.path}"
+        raise ConfigError("no such checkpoint", where=where, remedy="check the path")
     _refuse_unwritable(config.run_dir)
     schedule = Schedule(config.schedule, config.optimizer.lr, config.batch, data.sequence_length)
     data_parallel_size = world_size // tensor_parallel_size
@@ -171,23 +172,35 @@ def plan_run(config: TrainConfig, data: RunData, world_size: int, *, on_gpus: bo
     )
 
 
-def resumes_after(config: TrainConfig, corpora: Corpora) -> int | None:
-    """The step of the checkpoint that the run would continue from; None for a new run.
+def describe_beginning(config: TrainConfig, corpora: Corpora, *, fresh: bool = False) -> str:
+    """What the run would begin with, or go on from.
+
+    Args:
+        config: the resolved configuration.
+        corpora: its data.
+        fresh: whether the run begins anew, whatever its directory holds.
 
     Raises:
-        CheckpointError: the run directory holds a run with other data or another model.
+        CheckpointError: the run directory holds a run with other data or another model; a new run cannot begin with
+            `init_from`.
+        ConfigError: a new run cannot keep what `init_from` asks for.
     """
-    complete = complete_checkpoints(config.run_dir)
-    if not complete:
-        return None
+    complete = [] if fresh else complete_checkpoints(config.run_dir)
+    if not complete and config.init_from is None:
+        return f"new, with weights drawn from seed {config.seed}"
     # these rooms bring torch, and most plans are of new runs
     from pipeline.checkpoint.meta import read_meta
     from pipeline.checkpoint.restore import refuse_other_run
+    from pipeline.init_from import find_origin
     from pipeline.run_directory import identify
 
-    step, checkpoint = complete[-1]
-    refuse_other_run(checkpoint, read_meta(checkpoint), config, identify(corpora))
-    return step
+    if complete:
+        step, checkpoint = complete[-1]
+        refuse_other_run(checkpoint, read_meta(checkpoint), config, identify(corpora))
+        return f"continues after step {step:,}"
+    assert config.init_from is not None
+    schedule = Schedule(config.schedule, config.optimizer.lr, config.batch, corpora.sequence_length)
+    return f"new, with the weights of {find_origin(config.init_from, config, identify(corpora), schedule).path}"
 
 
 def describe_plan(plan: RunPlan) -> str:

@@ -101,11 +101,11 @@ def _show_plan(config: "TrainConfig", world_size: int, start: Start) -> None:
     from foreword.config import dump_config
     from foreword.console import say
     from pipeline.data.corpora import open_corpora
-    from pipeline.plan import RunData, describe_plan, plan_run, resumes_after
+    from pipeline.plan import RunData, describe_beginning, describe_plan, plan_run
 
     corpora = open_corpora(config)
     plan = plan_run(config, RunData.of(corpora, config), world_size)
-    step = None if start.fresh else resumes_after(config, corpora)
+    beginning = describe_beginning(config, corpora, fresh=start.fresh)
     click.echo(dump_config(config), nl=False)
     say(describe_plan(plan))
-    say("           " + ("which is new" if step is None else f"which continues after step {step:,}"))
+    say(f"           {beginning}")

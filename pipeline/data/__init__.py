@@ -10,5 +10,6 @@ One step's way, in the order of the rooms:
     masking     masked segments          -> the tokens that are predicted, and what is read in their place
     batch       tokens and segments      -> tensors: mask, loss mask, labels, positions
 
-`rows` goes this way for any positions, `share` says which of a step's are this rank's, and `loader` is a step ahead.
+`places` says where a position of the run leads, `rows` goes this way for any positions, `share` says which of a step's
+are this rank's, and `loader` is a step ahead. `census` counts what the first rows ask for.
 """

@@ -19,7 +19,7 @@ from pipeline.config import TrainConfig
 from pipeline.data.census import estimate_census
 from pipeline.data.corpora import open_corpora
 from pipeline.flops import attended_pairs, training_flops
-from pipeline.plan import RunData, RunPlan, describe_plan, plan_run, resumes_after
+from pipeline.plan import RunData, RunPlan, describe_beginning, describe_plan, plan_run
 from pipeline.sizes import count_parameters
 
 
@@ -71,13 +71,17 @@ def test_targets_are_those_that_the_manifest_counts_when_every_row_is_looked_at(
 def test_what_a_run_writes_has_the_size_that_was_planned(tmp_path, corpus):
     config = train_config(tmp_path / "run", corpus, logging__every_steps=STEPS)
     planned, corpora = plan(config, 1), open_corpora(config)
-    assert resumes_after(config, corpora) is None
+    assert describe_beginning(config, corpora) == "new, with weights drawn from seed 1234"
     assert train_all(1, config) == [[None]]
     saved = [record for record in records(tmp_path / "run") if record.get("event") == "checkpoint"]
     assert len(saved) == planned.checkpoints == STEPS // HALF
     for record in saved:
         assert record["size_bytes"] == pytest.approx(planned.checkpoint_bytes, rel=0.03)  # names take the rest
-    assert resumes_after(config, corpora) == STEPS
+    assert describe_beginning(config, corpora) == f"continues after step {STEPS}"
+    assert describe_beginning(config, corpora, fresh=True).startswith("new")
+    other = train_config(tmp_path / "other", corpus, init_from=str(tmp_path / "run"))
+    newest = tmp_path / "run" / "checkpoints" / f"step_{STEPS:08d}"
+    assert describe_beginning(other, corpora) == f"new, with the weights of {newest}"
 
 
 @pytest.mark.parametrize("objective", ["causal", "prefix", "bidirectional", {"causal": 1, "prefix": 3}])
@@ -124,7 +128,7 @@ def test_checkpoints_on_the_disk_are_those_that_are_kept_and_the_one_being_writt
         ("batch.global_batch_size=null batch.global_batch_tokens=100", 2, "is not a multiple of the corpus's"),
         ("model.max_position_embeddings=16", 2, "the corpus has rows of 32 tokens and the model 16 positions"),
         ("attention=varlen", 2, "attention backend 'varlen' computes in bf16 and fp16"),
-        ("init_from=nowhere", 2, "init_from: nowhere: no such checkpoint"),
+        ("init_from=nowhere", 2, "init_from.path: nowhere: no such checkpoint"),
         ("run_dir=/dev/null/run", 2, "/dev/null is not a directory"),
         ("data.corpus=nowhere", 3, "no such corpus directory"),
         ("data.train_split=trein", 2, "the corpus has no split 'trein'"),
@@ -146,7 +150,7 @@ def test_a_run_directory_with_another_model_in_it_is_refused(config_file, corpus
     assert refused.exception.exit_code == 3
     assert "model.num_layers: 2 in the checkpoint, 3 now" in str(refused.exception)
     assert "continues after step 3" in dry_run(config_file).stderr
-    assert "which is new" in dry_run(config_file, "model.num_layers=3", "--fresh").stderr
+    assert "new, with weights drawn" in dry_run(config_file, "model.num_layers=3", "--fresh").stderr
 
 
 def test_the_command_prints_the_configuration_and_the_plan_and_changes_nothing(config_file, tmp_path):
