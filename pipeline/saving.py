@@ -6,7 +6,6 @@ run that ends without its last checkpoint does not end well.
 
 from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter
 
 from foreword.errors import CheckpointError
 from pipeline.checkpoint.fragments import optimizer_steps
@@ -49,10 +48,9 @@ class Saving:
 
     def begin(self, meta: CheckpointMeta) -> None:
         """Begin to save. One save is in flight at most: one that takes longer than its interval is waited for."""
-        started = perf_counter()
         self.wait(meta.progress.step)
         with self._clock.spent_on("saving"):
-            self._saver.begin(meta, waited_s=perf_counter() - started)
+            self._saver.begin(meta)
         if not self._asynchronous:
             self.wait(meta.progress.step)
 

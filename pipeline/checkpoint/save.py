@@ -109,12 +109,11 @@ class Saver:
         """1 when this rank's thread met an error, else 0."""
         return int(bool(self.done) and self._in_flight.work.exception() is not None)  # type: ignore[union-attr]
 
-    def begin(self, meta: CheckpointMeta, waited_s: float = 0.0) -> None:
+    def begin(self, meta: CheckpointMeta) -> None:
         """Begin to save the engine as it is now; every rank must call this, with nothing in flight. Never raises.
 
         Args:
             meta: the contents of foreword.json but for its files; rank 0's counts.
-            waited_s: how long training has stood still for this already.
         """
         began = time.perf_counter()
         self._given_up.clear()
@@ -125,7 +124,7 @@ class Saver:
         except Exception as error:  # told where the ranks meet
             writing = Future()
             writing.set_exception(error)
-        self._in_flight = _InFlight(meta, began, writing, stall_s=waited_s + time.perf_counter() - began)
+        self._in_flight = _InFlight(meta, began, writing, stall_s=time.perf_counter() - began)
 
     def advance(self, *, give_up: bool = False) -> Saved | None:
         """Take the save in flight one part further, waiting for this rank's thread; every rank must call this.

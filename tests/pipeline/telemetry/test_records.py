@@ -87,7 +87,7 @@ def test_the_summary_of_a_start_is_its_last_record_and_adds_up(runs, name, steps
     assert last["tokens_per_s"] == pytest.approx(last["tokens"] / (last["training_s"] + last["data_wait_s"]))
     saved = [record for record in records(runs / name) if record.get("event") == "checkpoint"]
     stall_s = sum(record["stall_s"] for record in saved if record["step"] > STEPS - steps)
-    assert last["saving_s"] == pytest.approx(stall_s, abs=0.05)
+    assert stall_s - 0.001 <= last["saving_s"] <= stall_s + 0.5  # measured around it
 
 
 def test_a_continued_run_is_the_same_run_at_weights_and_biases(runs):
