@@ -7,6 +7,8 @@ from math import prod
 from pipeline.config import ModelConfig
 from pipeline.vocabulary import padded_vocab_size
 
+SAVED_BYTES = 12  # of a checkpoint, for each parameter: its fp32 value and AdamW's two moments
+
 
 @dataclass(frozen=True)
 class ParameterSize:
@@ -72,6 +74,11 @@ def count_parameters(model: ModelConfig, vocab_size: int) -> ParameterCounts:
     embedding, padded = vocab_size * width, padded_vocab_size(vocab_size) * width
     positions = model.max_position_embeddings * width
     return ParameterCounts(embedding, padded - embedding, positions, blocks=total - padded - positions)
+
+
+def checkpoint_bytes(model: ModelConfig, vocab_size: int) -> int:
+    """Size of a checkpoint on the disk, without its small files."""
+    return SAVED_BYTES * count_parameters(model, vocab_size).total_with_padding
 
 
 def _block(name: str, width: int) -> Iterator[ParameterSize]:

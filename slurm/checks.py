@@ -10,10 +10,10 @@ from pathlib import Path
 
 from data_prep.verify import verify_corpus
 from foreword.errors import ConfigError, DataError
-from pipeline.config import ModelConfig, TrainConfig
+from pipeline.config import TrainConfig
+from pipeline.sizes import checkpoint_bytes
 from slurm.config import ClusterConfig, require_single_line
 
-STATE_BYTES = 12  # of a checkpoint, for each parameter: its fp32 value and Adam's two moments
 SAVED_BYTES_PER_S = 10**9  # what one run can expect of a shared file system
 PROCESS_BYTES = {"CPU": 10**9, "GPU": 3 * 10**9}  # libraries, buffers, and the driver's share, before there is a model
 NODE_LOCAL = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
@@ -38,21 +38,9 @@ def printable_directory(directory: Path, key: str) -> Path:
     return directory
 
 
-def parameter_count(model: ModelConfig, vocab_size: int) -> int:
-    """Parameters of a GPT-2 with tied embedding and head."""
-    width = model.hidden_size
-    layer = 12 * width * width + 13 * width  # QKV, projection and MLP with their biases, two layer norms
-    return model.num_layers * layer + (vocab_size + model.max_position_embeddings + 2) * width
-
-
-def checkpoint_bytes(train: TrainConfig, vocab_size: int) -> int:
-    """Size of a checkpoint on disk, without its small files."""
-    return STATE_BYTES * parameter_count(train.model, vocab_size)
-
-
 def save_seconds(train: TrainConfig, vocab_size: int) -> float:
     """About how long a checkpoint takes to be written, at `SAVED_BYTES_PER_S`."""
-    return checkpoint_bytes(train, vocab_size) / SAVED_BYTES_PER_S
+    return checkpoint_bytes(train.model, vocab_size) / SAVED_BYTES_PER_S
 
 
 def refuse_no_time_to_train(train: TrainConfig, cluster: ClusterConfig, vocab_size: int) -> None:
@@ -92,7 +80,7 @@ def training_warnings(train: TrainConfig, cluster: ClusterConfig, vocab_size: in
 def node_memory_bytes(train: TrainConfig, cluster: ClusterConfig, vocab_size: int) -> int:
     """About how much main memory the processes of a node take, without the pages of the corpus."""
     on_gpu = cluster.gpus_per_node > 0
-    state = checkpoint_bytes(train, vocab_size) // cluster.nodes
+    state = checkpoint_bytes(train.model, vocab_size) // cluster.nodes
     kept = 0 if on_gpu and not train.parallel.offload_optimizer else state
     image = state if train.checkpoint.asynchronous else 0  # the copy that is written while training goes on
     return cluster.processes_per_node * PROCESS_BYTES["GPU" if on_gpu else "CPU"] + kept + image

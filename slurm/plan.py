@@ -14,12 +14,11 @@ from data_prep.config import PrepConfig
 from data_prep.shards import Corpus
 from foreword.errors import ConfigError
 from pipeline.config import TrainConfig
+from pipeline.data.census import estimate_census
 from pipeline.data.corpora import open_corpora, refuse_unsuitable, splits_read
-from pipeline.data.share import Share
-from pipeline.schedule import Schedule
+from pipeline.run_plan import RunData, RunPlan, describe_needs, describe_run, plan_run
 from slurm.checks import (
     SAVED_BYTES_PER_S,
-    checkpoint_bytes,
     node_memory_bytes,
     printable_directory,
     refuse_no_time_to_train,
@@ -30,26 +29,21 @@ from slurm.config import ClusterConfig
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """Sizes of a training job; batches are in rows (sequences)."""
+    """A training job.
+
+    Attributes:
+        run: what it does and takes.
+        corpora, run_dir: absolute.
+        node_memory_bytes: about how much main memory the processes of a node take.
+    """
 
     nodes: int
     processes_per_node: int
     gpus_per_node: int
-    tensor_parallel_size: int
-    data_parallel_size: int
-    zero_stage: int
-    global_batch_size: int
-    micro_batch_size: int
-    gradient_accumulation_steps: int
-    total_steps: int
-    global_batch_tokens: int
-    """Tokens that one optimizer step reads: global_batch_size x the corpus's sequence_length."""
-    total_tokens: int
+    run: RunPlan
     corpora: tuple[Path, ...]
     run_dir: Path
-    checkpoint_bytes: int
     node_memory_bytes: int
-    """About how much main memory the processes of a node take."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -60,27 +54,17 @@ class TrainPlan:
     def describe(self) -> str:
         """The plan for a person, one line a topic."""
         kind = "GPU" if self.gpus_per_node else "CPU"
-        return "\n".join(
-            (
-                f"processes  {self.world_size} = {self.nodes} node(s) x {self.processes_per_node} {kind} process(es)",
-                f"parallel   tensor {self.tensor_parallel_size} x data {self.data_parallel_size},"
-                f" ZeRO {self.zero_stage}",
-                f"batch      {self.global_batch_size} rows = {self.micro_batch_size} a forward pass"
-                f" x {self.data_parallel_size} data-parallel x {self.gradient_accumulation_steps} accumulated;"
-                f" {self.global_batch_tokens:,} tokens",
-                f"steps      {self.total_steps:,}, {self.total_tokens:,} tokens in all",
-                *(f"corpus     {corpus}" for corpus in self.corpora),
-                f"run        {self.run_dir}",
-            )
-        )
+        processes = f"{self.world_size} = {self.nodes} node(s) x {self.processes_per_node} {kind} process(es)"
+        return f"processes  {processes}\n{describe_run(self.run)}"
 
     def estimate(self) -> str:
         """What the run will need, about, one line a topic."""
-        save_s = self.checkpoint_bytes / SAVED_BYTES_PER_S
+        save_s = self.run.checkpoint_bytes / SAVED_BYTES_PER_S
         return "\n".join(
             (
-                f"checkpoint about {decimal(self.checkpoint_bytes)}, {save_s:,.0f} s at {decimal(SAVED_BYTES_PER_S)}/s",
-                f"memory     about {decimal(self.node_memory_bytes)} of main memory a node",
+                describe_needs(self.run),
+                f"           about {save_s:,.0f} s for one at {decimal(SAVED_BYTES_PER_S)}/s",
+                f"node       about {decimal(self.node_memory_bytes)} of main memory",
             )
         )
 
@@ -108,15 +92,6 @@ class ComingCorpus:
         return cls(Path(prep.output).absolute(), prep.sequence_length, vocab_size, frozenset({"train", *held_out}))
 
 
-@dataclass(frozen=True)
-class _Data:
-    """What the plan needs to know of the data."""
-
-    paths: tuple[Path, ...]
-    sequence_length: int
-    vocab_size: int
-
-
 def plan_training(train: TrainConfig, cluster: ClusterConfig, coming: ComingCorpus | None = None) -> TrainPlan:
     """Check that `train` fits on `cluster` and that its files are there.
 
@@ -138,43 +113,25 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig, coming: ComingCorp
             where="parallel.tensor_parallel_size",
             remedy="choose a tensor_parallel_size that divides the processes of one node",
         )
-    data_parallel_size = cluster.world_size // tensor_parallel_size
-    if train.init_from is not None and not train.init_from.path.exists():
-        raise ConfigError("no such checkpoint", where=f"init_from: {train.init_from.path}", remedy="check the path")
-    data = _with_coming(train, coming) if coming else _at_hand(train)
+    run_dir = printable_directory(train.run_dir.absolute(), "run_dir")
+    data = _with_coming(train, coming) if coming else RunData.of(open_corpora(train), train)
     refuse_no_time_to_train(train, cluster, data.vocab_size)
-    schedule = Schedule(train.schedule, train.optimizer.lr, train.batch, data.sequence_length)
-    share = Share(0, data_parallel_size, schedule.all_batch_sizes, train.batch.micro_batch_size)
     return TrainPlan(
         nodes=cluster.nodes,
         processes_per_node=cluster.processes_per_node,
         gpus_per_node=cluster.gpus_per_node,
-        tensor_parallel_size=tensor_parallel_size,
-        data_parallel_size=data_parallel_size,
-        zero_stage=train.parallel.zero_stage,
-        global_batch_size=schedule.global_batch_size,
-        micro_batch_size=train.batch.micro_batch_size,
-        gradient_accumulation_steps=share.max_accumulation_steps,
-        total_steps=schedule.total_steps(),
-        global_batch_tokens=schedule.global_batch_size * data.sequence_length,
-        total_tokens=schedule.total_samples() * data.sequence_length,
-        corpora=data.paths,
-        run_dir=printable_directory(train.run_dir.absolute(), "run_dir"),
-        checkpoint_bytes=checkpoint_bytes(train, data.vocab_size),
+        run=plan_run(train, data, cluster.world_size, on_gpus=cluster.gpus_per_node > 0),
+        corpora=tuple(data.corpora.values()),
+        run_dir=run_dir,
         node_memory_bytes=node_memory_bytes(train, cluster, data.vocab_size),
         warnings=tuple(training_warnings(train, cluster, data.vocab_size)),
     )
 
 
-def _at_hand(train: TrainConfig) -> _Data:
-    corpora = open_corpora(train)
-    paths = tuple(corpus.path.absolute() for corpus in corpora.by_name.values())
-    return _Data(paths, corpora.sequence_length, corpora.tokenizer.vocab_size)
-
-
-def _with_coming(train: TrainConfig, coming: ComingCorpus) -> _Data:
+def _with_coming(train: TrainConfig, coming: ComingCorpus) -> RunData:
     """What can be told of a corpus that is not there, and of those beside it that are."""
-    paths = [source.path.absolute() for source in train.data.sources().values()]
+    corpora = {name: source.path.absolute() for name, source in train.data.sources().items()}
+    paths = list(corpora.values())
     if coming.path.resolve() not in [path.resolve() for path in paths]:
         raise ConfigError(
             f"training reads {', '.join(map(str, paths))}, and the preparation makes {coming.path}",
@@ -199,4 +156,5 @@ def _with_coming(train: TrainConfig, coming: ComingCorpus) -> _Data:
                 where="data",
                 remedy=f"give it a share there, or read one of {', '.join(sorted(coming.splits))}",
             )
-    return _Data(tuple(paths), coming.sequence_length, coming.vocab_size)
+    census = estimate_census(coming.sequence_length, train)
+    return RunData(coming.sequence_length, coming.vocab_size, census, corpora, epoch_rows={})

@@ -101,11 +101,11 @@ def _show_plan(config: "TrainConfig", world_size: int, start: Start) -> None:
     from foreword.config import dump_config
     from foreword.console import say
     from pipeline.data.corpora import open_corpora
-    from pipeline.plan import RunData, describe_beginning, describe_plan, plan_run
+    from pipeline.run_plan import RunData, describe_beginning, describe_needs, describe_run, plan_run
 
     corpora = open_corpora(config)
     plan = plan_run(config, RunData.of(corpora, config), world_size)
     beginning = describe_beginning(config, corpora, fresh=start.fresh)
     click.echo(dump_config(config), nl=False)
-    say(describe_plan(plan))
-    say(f"           {beginning}")
+    say(f"processes  {world_size}, one a GPU")
+    say(f"{describe_run(plan)}\n           {beginning}\n{describe_needs(plan)}")

@@ -135,7 +135,7 @@ def test_overrides_go_to_the_configuration_that_they_name(paths: dict[str, Path]
     tasks, trains = scripts(result.stdout)[1], scripts(result.stdout)[3]
     assert sbatch_values(tasks)["time"] == "2:00:00"
     assert sbatch_values(trains)["nodes"] == "1"
-    assert "steps      7," in result.stderr
+    assert "steps      7:" in result.stderr
     error = refused(submit_all(paths, "--dry-run", "schedule.total_steps=7"))
     assert "does not say which configuration" in str(error)
 

@@ -8,10 +8,9 @@ import pytest
 from foreword.config import load_config
 from foreword.errors import ConfigError
 from pipeline.config import ModelConfig, TrainConfig
+from pipeline.sizes import checkpoint_bytes
 from slurm.checks import (
-    checkpoint_bytes,
     node_memory_bytes,
-    parameter_count,
     path_warnings,
     refuse_no_time_to_train,
     training_warnings,
@@ -32,17 +31,8 @@ def large() -> TrainConfig:
     return load_config(CONFIGS / "gpt2-1.5b-prefix.yaml", [], TrainConfig)
 
 
-@pytest.mark.parametrize(
-    ("layers", "width", "heads", "parameters"),  # as GPT-2's own weights on the Hugging Face hub have them
-    [(12, 768, 12, 124_439_808), (24, 1024, 16, 354_823_168), (48, 1600, 25, 1_557_611_200)],
-)
-def test_parameters_are_those_of_gpt2(layers: int, width: int, heads: int, parameters: int) -> None:
-    model = ModelConfig(num_layers=layers, hidden_size=width, num_attention_heads=heads)
-    assert parameter_count(model, GPT2_VOCABULARY) == parameters
-
-
 def test_a_time_limit_that_a_save_fills_is_refused(large: TrainConfig) -> None:
-    assert 18e9 < checkpoint_bytes(large, GPT2_VOCABULARY) < 20e9
+    assert 18e9 < checkpoint_bytes(large.model, GPT2_VOCABULARY) < 20e9
     refuse_no_time_to_train(large, cluster(), GPT2_VOCABULARY)
     short = cluster(time_limit="5:10", prep={"time_limit": "1:00:00"})
     with pytest.raises(ConfigError, match=r"time_limit 5:10 less signal_before_limit_s 300 .* about 19 s"):
@@ -67,7 +57,7 @@ def test_little_memory_is_warned_of(large: TrainConfig) -> None:
 
 def test_what_is_kept_in_main_memory_counts(large: TrainConfig) -> None:
     offloaded = large.model_copy(update={"parallel": large.parallel.model_copy(update={"offload_optimizer": True})})
-    state = checkpoint_bytes(large, GPT2_VOCABULARY)
+    state = checkpoint_bytes(large.model, GPT2_VOCABULARY)
     more = node_memory_bytes(offloaded, cluster(), GPT2_VOCABULARY) - node_memory_bytes(
         large, cluster(), GPT2_VOCABULARY
     )

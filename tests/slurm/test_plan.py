@@ -13,12 +13,13 @@ from slurm.plan import plan_training
 
 def test_the_plan_multiplies_out(train_config: TrainConfig, cluster_config: ClusterConfig) -> None:
     plan = plan_training(train_config, cluster_config)
-    assert (plan.world_size, plan.tensor_parallel_size, plan.data_parallel_size) == (8, 2, 4)
-    assert plan.gradient_accumulation_steps * plan.micro_batch_size * plan.data_parallel_size == 64
-    assert plan.global_batch_tokens == 64 * SEQUENCE_LENGTH
+    assert (plan.world_size, plan.run.world_size, plan.run.data_parallel_size) == (8, 8, 4)
+    assert plan.run.gradient_accumulation_steps * 4 * plan.run.data_parallel_size == 64
+    assert plan.run.global_batch_tokens == 64 * SEQUENCE_LENGTH
     description = plan.describe()
     assert "8 = 2 node(s) x 4 GPU process(es)" in description
     assert "tensor 2 x data 4" in description
+    assert "memory     of one GPU" in plan.estimate()
 
 
 def test_a_tensor_parallel_group_must_stay_inside_a_node(train_values: dict) -> None:
@@ -73,7 +74,7 @@ def test_rows_longer_than_the_models_positions_are_refused(train_values: dict, c
 
 def test_a_missing_initial_checkpoint_is_refused(train_values: dict, cluster_config: ClusterConfig) -> None:
     train_values["init_from"] = "/nowhere"
-    with pytest.raises(ConfigError, match="init_from: /nowhere: no such checkpoint"):
+    with pytest.raises(ConfigError, match=r"init_from\.path: /nowhere: no such checkpoint"):
         plan_training(TrainConfig.model_validate(train_values), cluster_config)
 
 

@@ -10,6 +10,9 @@ from hypothesis import HealthCheck, example, given, settings
 from played_jobs import ARGUMENT, JOB, LINE, TRICKY, TRICKY_LINE, play, sbatch_values
 from reviewed_scripts import assert_bash_parses, assert_reviewed, assert_shellcheck_finds_nothing
 
+from pipeline.config import TrainConfig
+from pipeline.data.census import estimate_census
+from pipeline.run_plan import RunData, plan_run
 from slurm.config import ClusterConfig, ContainerConfig
 from slurm.container import launch
 from slurm.plan import TrainPlan
@@ -53,22 +56,23 @@ CLUSTERS = {
 
 
 def plan_for(cluster: ClusterConfig, run_dir: str = "/scratch/runs/first") -> TrainPlan:
+    values = {
+        "run_dir": "unused",
+        "data": {"corpus": "unused"},
+        "model": {"num_layers": 1, "hidden_size": 16, "num_attention_heads": 1},
+        "batch": {"global_batch_size": cluster.world_size, "micro_batch_size": 1},
+        "optimizer": {"lr": 1e-3},
+        "schedule": {"total_steps": 10},
+    }
+    config = TrainConfig.model_validate(values)
+    data = RunData(32, 128, estimate_census(32, config), {}, {})
     return TrainPlan(
         nodes=cluster.nodes,
         processes_per_node=cluster.processes_per_node,
         gpus_per_node=cluster.gpus_per_node,
-        tensor_parallel_size=1,
-        data_parallel_size=cluster.world_size,
-        zero_stage=1,
-        global_batch_size=cluster.world_size,
-        micro_batch_size=1,
-        gradient_accumulation_steps=1,
-        total_steps=10,
-        global_batch_tokens=1024,
-        total_tokens=10_240,
+        run=plan_run(config, data, cluster.world_size),
         corpora=(Path("/scratch/corpus"),),
         run_dir=Path(run_dir),
-        checkpoint_bytes=10**9,
         node_memory_bytes=10**9,
     )
 

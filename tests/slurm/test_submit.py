@@ -105,7 +105,7 @@ def test_sbatchs_own_words_are_passed_on(configs: tuple[Path, Path], tmp_path: P
 def test_a_run_directory_that_cannot_be_written_is_named(configs: tuple[Path, Path], sbatch: dict[str, str]) -> None:
     done = submit(configs, f"run_dir={configs[0]}", **sbatch)
     assert done.returncode == 2
-    assert "cannot be written: Not a directory" in done.stderr
+    assert "is not a directory" in done.stderr
     assert "Traceback" not in done.stderr
 
 

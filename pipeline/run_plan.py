@@ -21,10 +21,9 @@ from pipeline.data.share import Share
 from pipeline.flops import training_flops
 from pipeline.memory import Memory, RankLoad, memory_of
 from pipeline.schedule import Schedule
-from pipeline.sizes import ParameterCounts, count_parameters
+from pipeline.sizes import ParameterCounts, checkpoint_bytes, count_parameters
 from pipeline.vocabulary import VOCABULARY_MULTIPLE, padded_vocab_size
 
-SAVED_BYTES = 12  # of a checkpoint, for each parameter: its fp32 value and AdamW's two moments
 GIB, MIB = 2**30, 2**20
 
 
@@ -167,7 +166,7 @@ def plan_run(config: TrainConfig, data: RunData, world_size: int, *, on_gpus: bo
         flops_per_step=schedule.global_batch_size * row_flops,
         attention_flops_per_step=schedule.global_batch_size * training_flops(config.model, padded, 0, 0, pairs),
         total_flops=total_rows * row_flops,
-        checkpoint_bytes=SAVED_BYTES * parameters.total_with_padding,
+        checkpoint_bytes=checkpoint_bytes(config.model, data.vocab_size),
         checkpoints=_checkpoints(config, schedule.total_steps()),
     )
 
@@ -203,36 +202,44 @@ def describe_beginning(config: TrainConfig, corpora: Corpora, *, fresh: bool = F
     return f"new, with the weights of {find_origin(config.init_from, config, identify(corpora), schedule).path}"
 
 
-def describe_plan(plan: RunPlan) -> str:
-    """The plan for a person, one topic after the other."""
-    config, parallel, counts, data = plan.config, plan.config.parallel, plan.parameters, plan.data
+def describe_run(plan: RunPlan) -> str:
+    """What the run does, for a person, a line or two a topic."""
+    config, parallel, data = plan.config, plan.config.parallel, plan.data
     targets = data.census.targets / data.sequence_length
-    share = plan.attention_flops_per_step / plan.flops_per_step
     read = {name: plan.total_rows / rows for name, rows in data.epoch_rows.items()}
-    looked_at = f"as in the first {data.census.rows:,} rows of the run"
     lines = [
-        f"parameters {counts.total:,} = embedding {counts.embedding:,} + positions {counts.positions:,}"
-        f" + blocks {counts.blocks:,}",
-        f"           {counts.total_with_padding:,} with the vocabulary padded to a multiple of {VOCABULARY_MULTIPLE}",
-        f"processes  {plan.world_size} = tensor {parallel.tensor_parallel_size} x data {plan.data_parallel_size},"
-        f" ZeRO {parallel.zero_stage}, {config.precision}, one a {'GPU' if plan.on_gpus else 'CPU process'}",
+        f"parallel   tensor {parallel.tensor_parallel_size} x data {plan.data_parallel_size},"
+        f" ZeRO {parallel.zero_stage}, {config.precision}",
         f"batch      {plan.global_batch_size} rows = {config.batch.micro_batch_size} a forward pass"
         f" x {plan.data_parallel_size} data-parallel x {plan.gradient_accumulation_steps} accumulated",
         f"           {plan.global_batch_tokens:,} tokens, about {plan.global_batch_tokens * targets:,.0f} of them"
         f" targets ({targets:.1%})",
-        f"steps      {plan.total_steps:,} = {plan.total_tokens:,} tokens, about {plan.total_tokens * targets:,.0f}"
+        f"steps      {plan.total_steps:,}: {plan.total_tokens:,} tokens, about {plan.total_tokens * targets:,.0f}"
         " targets",
         *(
             f"corpus     {path}{f', read {read[name]:,.2f} times' if name in read else ''}"
             for name, path in data.corpora.items()
         ),
+        f"run        {config.run_dir.absolute()}",
+    ]
+    return "\n".join(lines)
+
+
+def describe_needs(plan: RunPlan) -> str:
+    """What the run takes, for a person, a line or more a topic."""
+    counts, census = plan.parameters, plan.data.census
+    share = plan.attention_flops_per_step / plan.flops_per_step
+    looked_at = f"as in the first {census.rows:,} rows of the run" if census.rows else "estimated, for a document a row"
+    lines = [
+        f"parameters {counts.total:,} = embedding {counts.embedding:,} + positions {counts.positions:,}"
+        f" + blocks {counts.blocks:,}",
+        f"           {counts.total_with_padding:,} with the vocabulary padded to a multiple of {VOCABULARY_MULTIPLE}",
         f"compute    {plan.flops_per_step:.3g} FLOPs a step, {plan.total_flops:.3g} in all;"
         f" attention is {share:.1%} of it",
-        f"           (targets and attention {looked_at if data.census.rows else 'estimated, for a document a row'})",
+        f"           (targets and attention {looked_at})",
         *_memory_lines(plan),
         f"checkpoint {decimal(plan.checkpoint_bytes)}, at most {plan.checkpoints} at once:"
         f" {decimal(plan.checkpoints * plan.checkpoint_bytes)}",
-        f"run        {config.run_dir.absolute()}",
     ]
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ from pipeline.config import TrainConfig
 from pipeline.data.census import estimate_census
 from pipeline.data.corpora import open_corpora
 from pipeline.flops import attended_pairs, training_flops
-from pipeline.plan import RunData, RunPlan, describe_beginning, describe_plan, plan_run
+from pipeline.run_plan import RunData, RunPlan, describe_beginning, describe_needs, describe_run, plan_run
 from pipeline.sizes import count_parameters
 
 
@@ -52,7 +52,7 @@ def test_a_plan_multiplies_out(tmp_path, corpus):
     assert made.total_rows == 4 * 32 + 4 * 64
     assert made.total_tokens == made.total_rows * SEQUENCE_LENGTH
     assert made.data.epoch_rows == {"corpus": 48.0}
-    assert f"read {made.total_rows / 48:.2f} times" in describe_plan(made)
+    assert f"read {made.total_rows / 48:.2f} times" in describe_run(made)
     assert made.parameters == count_parameters(config.model, VOCAB_SIZE)
     counts = made.data.census.targets, made.data.census.attended_pairs
     per_row = training_flops(config.model, 128, SEQUENCE_LENGTH, *counts)
@@ -160,7 +160,7 @@ def test_the_command_prints_the_configuration_and_the_plan_and_changes_nothing(c
     (tmp_path / "resolved.yaml").write_text(done.stdout)
     resolved = load_config(tmp_path / "resolved.yaml", [], TrainConfig)
     assert resolved == load_config(config_file, ["optimizer.lr=3e-4"], TrainConfig)
-    assert "processes  4 = tensor 1 x data 4, ZeRO 1, fp32, one a GPU" in done.stderr
+    assert "processes  4, one a GPU\nparallel   tensor 1 x data 4, ZeRO 1, fp32\n" in done.stderr
     assert "8 rows = 2 a forward pass x 4 data-parallel x 1 accumulated" in done.stderr
     (tmp_path / "resolved.yaml").unlink()
     assert sorted(tmp_path.rglob("*")) == before
@@ -176,7 +176,7 @@ def test_the_plan_needs_neither_torch_nor_the_processes(config_file):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == []
-    assert "processes  2 = " in done.stderr
+    assert "processes  2, " in done.stderr
 
 
 @pytest.mark.parametrize("words", [("--world-size", "2"), ("--dry-run", "--profile"), ("--dry-run", "--from", "4")])
@@ -196,4 +196,4 @@ def test_options_that_do_not_go_together_are_refused(config_file, words):
 def test_memory_is_that_of_the_attention_backend_that_will_be_taken(tmp_path, corpus, changes, on_gpus, attention):
     made = plan(train_config(tmp_path / "run", corpus, **changes), 1, on_gpus=on_gpus)
     assert made.attention == attention
-    assert f"activations ({attention})" in describe_plan(made)
+    assert f"activations ({attention})" in describe_needs(made)
