@@ -33,6 +33,15 @@ def runs(tmp_path_factory) -> Path:
     return root
 
 
+def test_the_guide_explains_every_key_and_event(runs):
+    guide = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
+    written = records(runs / "whole") + records(runs / "again")
+    keys = {key for record in written for key in record if "/" not in key}
+    events = {record["event"] for record in written if "event" in record}
+    missing = {word for word in keys | events | {"skipped", "failed_save", "stop"} if f"`{word}`" not in guide}
+    assert missing == set()
+
+
 def rows_of_step(corpus: Corpus, step: int) -> list[Row]:
     split = corpus.split("train")
     order = DataOrder(len(split), corpus.manifest_sha256, seed=7)
