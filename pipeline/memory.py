@@ -4,9 +4,8 @@ State (weights, gradients, optimizer) follows from where DeepSpeed 0.19 keeps it
 from what the model's operations save for the backward pass; the tests hold both to live engines and to autograd. What
 is not in it: the CUDA context and NCCL's buffers (about 1 GiB), and what the allocator loses in gaps.
 
-To add something (activation checkpointing, another optimizer): each part is one function below, and `memory_of` puts
-them together. In the comments T tokens of a micro-batch, D hidden size, P parameters of this rank, n data-parallel
-ranks.
+To add something (another optimizer, another cut): each part is one function below, and `memory_of` puts them together.
+In the comments T is the tokens of a micro-batch, D the hidden size.
 """
 
 from dataclasses import dataclass
@@ -19,10 +18,27 @@ FP32_BYTES, FP64_BYTES = 4, 8
 COMPUTE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 # what DeepSpeed takes where its settings say nothing, in elements
 REDUCE_BUCKET = 500_000_000
-STAGE_3_PERSISTENCE_THRESHOLD = 100_000
 STAGE_3_MAX_LIVE = 1_000_000_000
-POSITIONS_PER_CHUNK = 512  # of the loss, see pipeline.model.loss
+POSITIONS_PER_CHUNK = {"cpu": 512, "cuda": 4096}  # of the loss, see pipeline.model.loss
 FLEX_BLOCK = 128  # see pipeline.attention.flex
+
+# activation checkpointing -> what of `block_activation_bytes` is kept from the forward to the backward pass
+KEPT = {
+    "none": {
+        "input",
+        "input of ln_2",
+        "statistics of layer norms",
+        "input of qkv",
+        "queries, keys, values",
+        "copies for attention",
+        "input of projection",
+        "input of mlp.up",
+        "input of gelu",
+        "input of mlp.down",
+    },
+    "selective": {"input", "queries, keys, values", "input of projection", "result of projection", "input of gelu"},
+    "full": {"input"},
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,9 @@ class RankLoad:
         targets: its scored positions.
         prefix_tokens: its tokens inside of prefixes.
         attention: varlen, flex or sdpa.
+        activation_checkpointing: none, selective or full.
+        device: cuda or cpu.
+        compiled: whether layers and loss are.
     """
 
     model: ModelConfig
@@ -51,6 +70,9 @@ class RankLoad:
     targets: int
     prefix_tokens: int
     attention: str
+    activation_checkpointing: str = "none"
+    device: str = "cuda"
+    compiled: bool = False
 
     @property
     def compute_bytes(self) -> int:
@@ -61,6 +83,21 @@ class RankLoad:
     def tokens(self) -> int:
         """Inputs of a micro-batch."""
         return self.rows * self.sequence_length
+
+    @property
+    def hidden_bytes(self) -> int:
+        """The hidden states of all tokens, T D elements."""
+        return self.tokens * self.model.hidden_size * self.compute_bytes
+
+    @property
+    def own_hidden_bytes(self) -> int:
+        """Those that a rank has between the cut matrices: sequence parallelism cuts them too."""
+        return self.hidden_bytes // (self.parallel.tensor_parallel_size if self.parallel.sequence_parallel else 1)
+
+    @property
+    def cut_hidden_bytes(self) -> int:
+        """As much of T D elements as tensor parallelism leaves to a rank where matrices are cut."""
+        return self.hidden_bytes // self.parallel.tensor_parallel_size
 
     @property
     def parameters(self) -> list[ParameterSize]:
@@ -175,62 +212,84 @@ def optimizer_bytes(load: RankLoad) -> int:
 
 
 def activation_bytes(load: RankLoad) -> int:
-    """What autograd holds when the forward pass of a micro-batch has ended."""
-    last_layer_norm = load.tokens * (load.model.hidden_size * load.compute_bytes + 2 * FP32_BYTES)
-    return load.model.num_layers * sum(block_activation_bytes(load).values()) + last_layer_norm
+    """What is held when the forward pass of a micro-batch has ended."""
+    kept = KEPT[load.activation_checkpointing]
+    block = sum(size for name, size in block_activation_bytes(load).items() if name in kept)
+    if load.activation_checkpointing == "selective" and not load.compiled:
+        block += load.own_hidden_bytes  # the result of mlp.down, which nobody needs
+    last_layer_norm = load.own_hidden_bytes + norm_statistics_bytes(load)
+    return load.model.num_layers * block + last_layer_norm
 
 
 def block_activation_bytes(load: RankLoad) -> dict[str, int]:
-    """The same for one transformer block, by what it is: 16 T D elements without tensor parallelism, and attention's.
+    """What autograd saves in one transformer block without checkpointing: 16 T D elements, and attention's.
 
-    Each operation saves its input; of layer norms also mean and standard deviation. What stands before the cuts of
-    tensor parallelism (4 T D) is whole on every rank.
+    Each operation saves its input; layer norms also mean and standard deviation. `result of projection` is the one part
+    that is held for another reason: with selective checkpointing it takes the place of the second layer norm's input,
+    which it is a summand of. See `pipeline.engine.recompute`.
     """
-    hidden = load.tokens * load.model.hidden_size * load.compute_bytes
-    of_rank = hidden // load.parallel.tensor_parallel_size
-    statistics = 2 * load.tokens * FP32_BYTES
+    own, cut = load.own_hidden_bytes, load.cut_hidden_bytes
     return {
-        "inputs of layer norms": 2 * (hidden + statistics),
-        "inputs of qkv and mlp.up": 2 * hidden,
-        "attention": attention_activation_bytes(load),
-        "input of projection": of_rank,
-        "input of gelu": 4 * of_rank,
-        "input of mlp.down": 4 * of_rank,
+        "input": own,
+        "input of ln_2": own,
+        "statistics of layer norms": 2 * norm_statistics_bytes(load),
+        "input of qkv": own,
+        "queries, keys, values": 3 * cut + log_sum_bytes(load),
+        "copies for attention": attention_copy_bytes(load),
+        "input of projection": cut,
+        "result of projection": own,
+        "input of mlp.up": own,
+        "input of gelu": 4 * cut,
+        "input of mlp.down": 4 * cut,
     }
 
 
-def attention_activation_bytes(load: RankLoad) -> int:
-    """Queries, keys, values, and a log-sum for each query and head; and what a backend adds.
+def norm_statistics_bytes(load: RankLoad) -> int:
+    """Mean and standard deviation of each token, in fp32."""
+    return 2 * FP32_BYTES * load.own_hidden_bytes // (load.model.hidden_size * load.compute_bytes)
 
-    The result is the projection's input and not counted here. `sdpa` keeps a mask as numbers for each layer. `varlen`
-    sorts queries into two calls and their results back, and copies keys and values inside of prefixes. `flex` pads rows
-    to whole blocks.
+
+def log_sum_bytes(load: RankLoad) -> int:
+    """What flash attention keeps in place of scores: a number in fp32 for each query and head."""
+    return load.tokens * load.model.num_attention_heads * FP32_BYTES // load.parallel.tensor_parallel_size
+
+
+def attention_copy_bytes(load: RankLoad) -> int:
+    """What a backend keeps besides: `sdpa` the mask as numbers, for each layer; `flex` rows padded to whole blocks.
+
+    `varlen` sorts queries into two calls and their results back, and copies keys and values inside of prefixes.
     """
-    tensor_parallel_size = load.parallel.tensor_parallel_size
-    hidden = load.tokens * load.model.hidden_size * load.compute_bytes // tensor_parallel_size
-    log_sums = load.tokens * load.model.num_attention_heads * FP32_BYTES // tensor_parallel_size
-    saved = 3 * hidden + log_sums
+    cut = load.cut_hidden_bytes
     if load.attention == "sdpa":
-        saved += load.rows * load.sequence_length**2 * load.compute_bytes
-    elif load.attention == "varlen" and load.prefix_tokens:
-        saved += 2 * hidden + 2 * hidden * load.prefix_tokens // load.tokens
-    elif load.attention == "flex" and load.sequence_length % FLEX_BLOCK:
+        return load.rows * load.sequence_length**2 * load.compute_bytes
+    if load.attention == "varlen" and load.prefix_tokens:
+        return 2 * cut + 2 * cut * load.prefix_tokens // load.tokens
+    if load.attention == "flex" and load.sequence_length % FLEX_BLOCK:
         padded = -(-load.sequence_length // FLEX_BLOCK) * FLEX_BLOCK
-        saved += 4 * hidden * padded // load.sequence_length
-    return saved
+        return 4 * cut * padded // load.sequence_length
+    return 0
 
 
 def backward_bytes(load: RankLoad) -> int:
-    """Gradients that one block's backward pass works with, at the MLP, where they are largest."""
-    hidden = load.tokens * load.model.hidden_size * load.compute_bytes
-    return 2 * hidden + 8 * hidden // load.parallel.tensor_parallel_size
+    """What one block's backward pass works with: gradients, most of them at the MLP; and what it computes again."""
+    gradients = 2 * load.own_hidden_bytes + 8 * load.cut_hidden_bytes
+    kept = KEPT[load.activation_checkpointing]
+    again = sum(
+        size for name, size in block_activation_bytes(load).items() if name in KEPT["none"] and name not in kept
+    )
+    return gradients + again
 
 
 def logits_bytes(load: RankLoad) -> int:
-    """The logits of one chunk in fp32, in place of which their gradients come; in low precision with two copies."""
+    """The logits of one chunk and their gradients: in fp32 one in place of the other, in low precision through fp32.
+
+    Compiled, the loss makes no numbers in between.
+    """
     columns = padded_vocab_size(load.vocab_size) // load.parallel.tensor_parallel_size
-    copies = 0 if load.precision == "fp32" else 2 * load.compute_bytes
-    return min(POSITIONS_PER_CHUNK, load.targets) * columns * (FP32_BYTES + copies)
+    positions = min(POSITIONS_PER_CHUNK[load.device], load.targets)
+    between = 0 if load.compiled else FP32_BYTES
+    each = 2 * load.compute_bytes + between if load.precision != "fp32" or load.compiled else FP32_BYTES
+    return positions * columns * each
 
 
 def head_bytes(load: RankLoad) -> int:
@@ -279,9 +338,14 @@ def host_bytes(load: RankLoad) -> int:
     return round(image + offloaded_weights + offloaded_state)
 
 
+def persistence_threshold(model: ModelConfig) -> int:
+    """Elements up to which ZeRO 3 keeps a parameter whole: biases and layer norms, see `pipeline.engine.deepspeed`."""
+    return 4 * model.hidden_size
+
+
 def _persistent_numel(load: RankLoad) -> int:
     """Elements of parameters that ZeRO 3 keeps whole on every rank; one rank alone has them anyway."""
     if load.data_parallel_size == 1:
         return 0
     sizes = [size.numel(load.parallel.tensor_parallel_size) for size in load.parameters]
-    return sum(numel for numel in sizes if numel <= STAGE_3_PERSISTENCE_THRESHOLD)
+    return sum(numel for numel in sizes if numel <= persistence_threshold(load.model))

@@ -131,6 +131,7 @@ def plan_run(config: TrainConfig, data: RunData, world_size: int, *, on_gpus: bo
         where = f"init_from.path: {config.init_from.path}"
         raise ConfigError("no such checkpoint", where=where, remedy="check the path")
     _refuse_unwritable(config.run_dir)
+    _refuse_uneven_tokens(config, data.sequence_length)
     schedule = Schedule(config.schedule, config.optimizer.lr, config.batch, data.sequence_length)
     data_parallel_size = world_size // tensor_parallel_size
     share = Share(0, data_parallel_size, schedule.all_batch_sizes, config.batch.micro_batch_size)
@@ -145,6 +146,9 @@ def plan_run(config: TrainConfig, data: RunData, world_size: int, *, on_gpus: bo
         targets=round(data.census.targets * config.batch.micro_batch_size),
         prefix_tokens=round(data.census.prefix_tokens * config.batch.micro_batch_size),
         attention=attention,
+        activation_checkpointing=config.activation_checkpointing,
+        device="cuda" if on_gpus else "cpu",
+        compiled=config.compile == "on" or (config.compile == "auto" and on_gpus),
     )
     parameters = count_parameters(config.model, data.vocab_size)
     pairs = data.census.attended_pairs
@@ -282,6 +286,16 @@ def _refuse_sizes(world_size: int, tensor_parallel_size: int, padded: int) -> No
             f"{tensor_parallel_size} does not divide the padded vocabulary, {padded}",
             where="parallel.tensor_parallel_size",
             remedy=f"use a tensor-parallel size that divides both the heads and {VOCABULARY_MULTIPLE}",
+        )
+
+
+def _refuse_uneven_tokens(config: TrainConfig, sequence_length: int) -> None:
+    tokens, ranks = config.batch.micro_batch_size * sequence_length, config.parallel.tensor_parallel_size
+    if config.parallel.sequence_parallel and tokens % ranks:
+        raise ConfigError(
+            f"micro-batches of {tokens} tokens are not {ranks} equal parts",
+            where="parallel.sequence_parallel",
+            remedy=f"use a batch.micro_batch_size that is a multiple of {ranks}, or turn it off",
         )
 
 

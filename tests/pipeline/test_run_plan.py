@@ -14,7 +14,7 @@ from training import HALF, STEPS, records, train_all, train_config
 
 from foreword.cli import foreword
 from foreword.config import load_config
-from foreword.errors import ForewordError
+from foreword.errors import ConfigError, ForewordError
 from pipeline.config import TrainConfig
 from pipeline.data.census import estimate_census
 from pipeline.data.corpora import open_corpora
@@ -141,6 +141,15 @@ def test_what_cannot_work_is_refused(config_file, words, code, message):
     assert refused.exception.exit_code == code
     assert message in str(refused.exception)
     assert refused.stdout == ""
+
+
+def test_tokens_that_ranks_cannot_share_are_refused(tmp_path):
+    odd = make_corpus(tmp_path / "corpus", sequence_length=33).path
+    parallel = {"tensor_parallel_size": 2, "sequence_parallel": True}
+    batch = {"global_batch_size": 8, "micro_batch_size": 1}
+    config = train_config(tmp_path / "run", odd, model__max_position_embeddings=33, parallel=parallel, batch=batch)
+    with pytest.raises(ConfigError, match="micro-batches of 33 tokens are not 2 equal parts"):
+        plan(config, 2)
 
 
 def test_a_run_directory_with_another_model_in_it_is_refused(config_file, corpus):

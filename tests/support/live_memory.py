@@ -20,16 +20,21 @@ def live_storages(but: Iterable[torch.UntypedStorage] = ()) -> list[torch.Untype
     return [storage for address, storage in storages.items() if address not in known]
 
 
-def peak_bytes_above(work: Callable[[], object]) -> int:
-    """The most that torch's CPU allocator has given out at once while `work` went on, beyond what it had before."""
+def allocated_by(work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes that torch's CPU allocator has given out beyond what it had before: at most at once, and in the end.
+
+    What `work` returns is alive in the end.
+    """
+    gc.collect()  # nothing from before shall be given back meanwhile
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        work()
+        result = work()
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = peak = 0
+    now = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         now += event.nbytes()
-        peak = max(peak, now)
-    return peak
+        most = max(most, now)
+    del result
+    return most, now
 
 
 def saved_for_backward(work: Callable[[], object], but: Iterable[torch.Tensor]) -> int:
