@@ -76,7 +76,9 @@ def train(
 
     resolved = load_config(config, overrides, TrainConfig)
     if dry_run:
-        _show_plan(resolved, world_size or processes or find_placement(os.environ).world_size, start)
+        placement = find_placement(os.environ)
+        if placement.rank == 0:
+            _show_plan(resolved, world_size or processes or placement.world_size, start)
         return
     if processes is not None:
         from pipeline.distributed.launch import launch
