@@ -217,6 +217,7 @@ def predicted(precision: str, stage: int) -> tuple[RankLoad, Memory]:
     return load, memory_of(load)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "stage"), STAGES)
 def test_state_is_what_a_live_engine_keeps(measured, precision, stage):
     parts, live, _ = measured[precision, stage]
@@ -231,6 +232,7 @@ def test_state_is_what_a_live_engine_keeps(measured, precision, stage):
     assert live == pytest.approx(kept, rel=0.01)  # and nothing else is kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "stage"), STAGES)
 def test_the_peak_is_about_what_the_allocator_gave_out(measured, precision, stage):
     """In pages that nobody touches a bucket costs a processor nothing, and it hides what comes before it."""
@@ -243,6 +245,7 @@ def test_the_peak_is_about_what_the_allocator_gave_out(measured, precision, stag
     assert 0.85 < ratio < 1.2
 
 
+@pytest.mark.slow
 def test_deepspeeds_own_sizes_are_those_that_the_arithmetic_knows(measured):
     for (_, stage), (parts, _, _) in measured.items():
         if stage:
