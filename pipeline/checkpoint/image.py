@@ -11,6 +11,7 @@ import torch
 
 from pipeline.checkpoint.fragments import Fragment
 from pipeline.checkpoint.meta import KINDS
+from pipeline.checkpoint.write import ALIGNMENT_BYTES
 
 ELEMENT_BYTES = 4  # fragments are fp32
 
@@ -39,7 +40,7 @@ class HostImage:
         start = len(text).to_bytes(8, "little") + text
         self._device = device
         # written to now: the system hands out pages at the first touch, which takes longer than a copy
-        self._bytes = torch.empty(len(start) + offset, dtype=torch.uint8, pin_memory=device.type == "cuda").fill_(0)
+        self._bytes = _aligned(len(start) + offset, pin_memory=device.type == "cuda").fill_(0)
         self._bytes[: len(start)] = torch.frombuffer(bytearray(start), dtype=torch.uint8)
         self._tensors = {
             name: self._bytes[len(start) :][entry["data_offsets"][0] : entry["data_offsets"][1]].view(torch.float32)
@@ -58,3 +59,9 @@ class HostImage:
                 self._tensors[f"{kind}/{fragment.name}"].copy_(fragment.state[kind], non_blocking=True)
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
+
+
+def _aligned(size_bytes: int, *, pin_memory: bool) -> torch.Tensor:
+    """Host memory, uint8 [size_bytes], from an address that files are written from without a copy."""
+    memory = torch.empty(size_bytes + ALIGNMENT_BYTES, dtype=torch.uint8, pin_memory=pin_memory)
+    return memory[-memory.data_ptr() % ALIGNMENT_BYTES :][:size_bytes]

@@ -1,4 +1,7 @@
-"""One curve for every way to interrupt the work; `test_against_plain_pytorch` has those to cut it."""
+"""An interrupted run is the uninterrupted one, to the bit, and every topology measures the same.
+
+`checkpoint.test_topologies` has the runs that change their topology, `test_against_plain_pytorch` what is computed.
+"""
 
 from pathlib import Path
 
@@ -72,29 +75,6 @@ def test_bf16_keeps_its_masters_and_resumes_to_the_bit(runs, tmp_path):
         assert curve(run) == curve(tmp_path / name)
         assert_same_state(run / LAST, tmp_path / name / LAST)
         assert curve(run) == pytest.approx(curve(runs / "alone"), rel=1e-2)
-
-
-@pytest.mark.parametrize("source", [(1, 1), (3, 2), (0, 2)])
-def test_resuming_with_another_topology_continues_the_curve(runs, tmp_path, source):
-    name = "zero{}_tp{}".format(*source)
-    targets = [(1, 2), (3, 1), (2, 1), (0, 1), (3, 2)]
-    forks = [fork_run(runs / name, tmp_path / f"to{zero}_{tp}", HALF) for zero, tp in targets]
-    configs = [train_config(run, runs / "corpus", **cut(*target)) for run, target in zip(forks, targets, strict=True)]
-    assert train_all(2, *configs) == [[None] * len(targets)] * 2
-    for run in forks:
-        assert curve(run) == pytest.approx(curve(runs / name), rel=1e-5)
-
-
-def test_resuming_twice_and_past_an_epoch_on_other_numbers_of_processes(runs, tmp_path):
-    """48 rows in batches of 8: the first epoch ends with step 6, after the first resume and before the second."""
-    run = fork_run(runs / "zero1_tp1", tmp_path / "run", HALF)
-    changes = cut(3, 1) | {"checkpoint__every_steps": 7, "schedule__total_steps": STEPS}
-    assert train_all(4, train_config(run, runs / "corpus", **changes)) == [[None]] * 4
-    run = fork_run(run, tmp_path / "again", 7)
-    assert train_all(1, train_config(run, runs / "corpus", **cut(2, 1))) == [[None]]
-    assert curve(run) == pytest.approx(curve(runs / "zero1_tp1"), rel=1e-5)
-    meta = read_meta(run / LAST)
-    assert (meta.optimizer_steps, meta.progress.samples_consumed) == (STEPS, STEPS * 8)
 
 
 def assert_same_state(checkpoint: Path, other: Path) -> None:
