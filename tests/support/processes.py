@@ -14,7 +14,9 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -38,6 +40,68 @@ def run_distributed(
     Raises:
         RankError: a rank raised (its traceback is in the message), died, or was not done after `timeout_s`.
     """
+    with _started(world_size, function, args, timeout_s) as (processes, receivers):
+        results = _collect(receivers, time.monotonic() + timeout_s)
+        for process in processes:
+            process.join(timeout=10.0)
+        return results
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a rank ended.
+
+    Attributes:
+        exit_code: of its process; negative for the signal that killed it.
+        answer: what it returned, or the traceback of what it raised; None when it died.
+    """
+
+    exit_code: int
+    answer: Any
+
+
+def run_until_one_dies(
+    world_size: int,
+    function: Callable[..., Any],
+    *args: Any,
+    kill_all: bool = False,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> list[Ended]:
+    """Call `function(*args)` in `world_size` processes of which some may be killed; returns how each of them ended.
+
+    Args:
+        world_size, function, args: as for `run_distributed`.
+        kill_all: whether all others are killed too, as soon as one process has ended.
+        timeout_s: after which time a rank counts as hanging.
+
+    Raises:
+        RankError: a rank hangs.
+    """
+    with _started(world_size, function, args, timeout_s) as (processes, receivers):
+        deadline = time.monotonic() + timeout_s
+        answers: list[Any] = [None] * world_size
+        waiting = dict(enumerate(receivers))
+        while waiting:
+            ready = wait(list(waiting.values()), timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise RankError(f"ranks {sorted(waiting)} hang after others have ended: {answers}")
+            for rank in [rank for rank, receiver in waiting.items() if receiver in ready]:
+                with suppress(EOFError):
+                    answers[rank] = pickle.loads(waiting[rank].recv_bytes())[1]
+                del waiting[rank]
+            if kill_all:
+                for process in processes:
+                    process.kill()
+        for process in processes:
+            process.join(timeout=10.0)
+        return [Ended(process.exitcode, answer) for process, answer in zip(processes, answers, strict=True)]
+
+
+@contextmanager
+def _started(
+    world_size: int, function: Callable[..., Any], args: tuple[Any, ...], timeout_s: float
+) -> Iterator[tuple[list[Any], list[Connection]]]:
+    """The ranks' processes and where their answers come from; at the block's end the processes are killed."""
     context = multiprocessing.get_context("forkserver")
     _start_server()
     port = free_port()
@@ -54,10 +118,7 @@ def run_distributed(
             sender.close()
             processes.append(process)
             receivers.append(receiver)
-        results = _collect(receivers, time.monotonic() + timeout_s)
-        for process in processes:
-            process.join(timeout=10.0)
-        return results
+        yield processes, receivers
     finally:
         for process in processes:
             process.kill()
