@@ -8,6 +8,7 @@ from foreword.console import say, warn
 from foreword.errors import CheckpointError, ConfigError
 from pipeline.checkpoint.find import all_checkpoints, complete_checkpoints, first_problem, step_directory
 from pipeline.checkpoint.meta import damage, read_meta
+from pipeline.checkpoint.read import header_problems
 from pipeline.distributed.agreement import gather, main_rank
 from pipeline.start import Start
 
@@ -17,8 +18,8 @@ _NAMED = 20  # steps in a message
 def choose_checkpoint(run_dir: Path, start: Start) -> Path | None:
     """The newest complete checkpoint, or the one that `start` asks for; None for a new run. Every rank must call this.
 
-    Sizes are always compared with foreword.json; with `start.verify` all files are hashed, each by one rank. Broken
-    checkpoints are named in warnings and passed over.
+    Sizes and the files' headers are always compared with foreword.json; with `start.verify` all files are hashed. Each
+    is looked at by one rank. Broken checkpoints are named in warnings and passed over.
 
     Raises:
         CheckpointError: there are checkpoints and none is complete, or the one that was asked for is not.
@@ -26,7 +27,7 @@ def choose_checkpoint(run_dir: Path, start: Start) -> Path | None:
     """
     candidates = main_rank(lambda: _candidates(run_dir, start))
     for checkpoint in candidates:
-        problems = verify_together(checkpoint) if start.verify else []
+        problems = check_together(checkpoint, hashes=start.verify)
         if not problems:
             return checkpoint
         if start.from_step is not None:
@@ -38,23 +39,27 @@ def choose_checkpoint(run_dir: Path, start: Start) -> Path | None:
     return None
 
 
-def verify_together(checkpoint: Path) -> list[str]:
-    """Hash every file of a checkpoint, each on one rank; returns a line for each problem. Every rank must call this.
+def check_together(checkpoint: Path, *, hashes: bool) -> list[str]:
+    """Look at every file of a checkpoint, each on one rank; returns a line for each problem. Every rank must call this.
+
+    Args:
+        checkpoint: whose files have the right sizes.
+        hashes: whether to hash the files, or only to compare their headers.
 
     Raises:
         CheckpointError: foreword.json is not what was written; on all ranks.
     """
-    return [problem for found in gather(lambda: _problems_of_own_files(checkpoint)) for problem in found]
+    return [problem for found in gather(lambda: _problems_of_own_files(checkpoint, hashes)) for problem in found]
 
 
-def _problems_of_own_files(checkpoint: Path) -> list[str]:
+def _problems_of_own_files(checkpoint: Path, hashes: bool) -> list[str]:
     meta, rank, world_size = read_meta(checkpoint), dist.get_rank(), dist.get_world_size()
-    if rank == 0:
+    if rank == 0 and hashes:
         size_bytes = sum(entry.size for entry in meta.files.values())
         say(f"verifying {checkpoint}: {len(meta.files)} files, {size_bytes:,} bytes")
     largest_first = sorted(meta.files, key=lambda name: (-meta.files[name].size, name))
-    own = {name: meta.files[name] for name in largest_first[rank::world_size]}
-    return damage(checkpoint, meta.model_copy(update={"files": own}), hashes=True)
+    own = meta.model_copy(update={"files": {name: meta.files[name] for name in largest_first[rank::world_size]}})
+    return damage(checkpoint, own, hashes=True) if hashes else header_problems(checkpoint, own)
 
 
 def _candidates(run_dir: Path, start: Start) -> list[Path]:

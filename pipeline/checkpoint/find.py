@@ -6,7 +6,7 @@ from pathlib import Path
 
 from foreword.console import warn
 from foreword.errors import CheckpointError
-from pipeline.checkpoint.meta import META_NAME, damage, read_meta
+from pipeline.checkpoint.meta import META_NAME, CheckpointMeta, damage, read_meta
 
 CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"step_(\d{8,})")
@@ -72,8 +72,13 @@ def first_problem(checkpoint: Path) -> str | None:
         meta = read_meta(checkpoint)
     except CheckpointError as error:
         return str(error).splitlines()[0]
-    name = _STEP.fullmatch(checkpoint.name)
-    if name and int(name[1]) != meta.progress.step:
-        return f"{checkpoint}: this is the checkpoint of step {meta.progress.step} under another name"
-    problems = damage(checkpoint, meta)
+    problems = name_problems(checkpoint, meta) or damage(checkpoint, meta)
     return problems[0] if problems else None
+
+
+def name_problems(checkpoint: Path, meta: CheckpointMeta) -> list[str]:
+    """A line if the directory has the name of another step's checkpoint."""
+    name = _STEP.fullmatch(checkpoint.name)
+    if name is None or int(name[1]) == meta.progress.step:
+        return []
+    return [f"{checkpoint}: this is the checkpoint of step {meta.progress.step} under another name"]

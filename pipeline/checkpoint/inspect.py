@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from foreword.errors import CheckpointError
-from pipeline.checkpoint.find import all_checkpoints, find_checkpoint, is_checkpoint
+from pipeline.checkpoint.find import all_checkpoints, find_checkpoint, is_checkpoint, name_problems
 from pipeline.checkpoint.meta import damage, read_meta
 
 
@@ -28,7 +28,7 @@ def _problems(checkpoint: Path) -> list[str]:
         meta = read_meta(checkpoint)
     except CheckpointError as error:
         return [str(error).splitlines()[0]]
-    return damage(checkpoint, meta, hashes=True)
+    return name_problems(checkpoint, meta) + damage(checkpoint, meta, hashes=True)
 
 
 def describe_checkpoint(path: Path) -> dict:

@@ -52,7 +52,7 @@ def train_watched(config, on_operation) -> None:
             on_operation(event, str(arguments[0]))
 
     def tell_of_pieces(descriptor: int, piece: memoryview) -> int:
-        on_operation("write", os.readlink(f"/proc/self/fd/{descriptor}"))
+        on_operation("write", str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         return write_some(descriptor, piece)
 
     write.CHUNK_BYTES = PIECE_BYTES
