@@ -23,17 +23,18 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 from pydantic import ValidationError
 
 from foreword.config import Section
 from foreword.console import say
 from foreword.errors import ConfigError, MachineError
-from foreword.files import TEMPORARY_PREFIX, atomic_write
+from foreword.files import TEMPORARY_PREFIX, atomic_write, fsync_directory
 
 CLAIM = "claim.json"
 LEASE = ".lease"  # with a dot: what a run sets aside of itself does not include it
@@ -139,6 +140,20 @@ class Lease:
         except OSError as error:
             raise MachineError(f"cannot be read: {error.strerror}", where=self.run_dir / LEASE) from None
         self.check()
+
+    @contextlib.contextmanager
+    def write(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file that takes the place of `name` in the run directory when the block ends without an exception.
+
+        It is made in `path`, so a process that has lost the run cannot put it there any more.
+
+        Raises:
+            OSError: it cannot be written, or the run is lost.
+        """
+        with atomic_write(self.path / name) as file:
+            yield file
+        (self.path / name).replace(self.run_dir / name)
+        fsync_directory(self.run_dir)
 
     def _look(self) -> None:
         numbers = _numbers(self.run_dir)

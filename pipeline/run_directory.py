@@ -17,7 +17,6 @@ from pathlib import Path
 from foreword.config import dump_config
 from foreword.console import say, warn
 from foreword.errors import ConfigError
-from foreword.files import atomic_write
 from pipeline.checkpoint.choose import choose_checkpoint
 from pipeline.checkpoint.meta import BlendPart, CorpusIdentity, Origin, read_meta
 from pipeline.checkpoint.restore import changed_settings, refuse_other_run
@@ -26,8 +25,9 @@ from pipeline.config import TrainConfig
 from pipeline.data.corpora import Corpora
 from pipeline.distributed.agreement import main_rank
 from pipeline.init_from import find_origin
+from pipeline.lease import Lease
 from pipeline.schedule import Schedule
-from pipeline.set_aside import set_aside_later, set_aside_run
+from pipeline.set_aside import number_leftovers, set_aside_later, set_aside_run
 from pipeline.start import Start
 
 
@@ -52,7 +52,7 @@ def identify(corpora: Corpora) -> CorpusIdentity:
 
 
 def prepare_run_directory(
-    config: TrainConfig, corpora: Corpora, schedule: Schedule, start: Start, number: int
+    config: TrainConfig, corpora: Corpora, schedule: Schedule, start: Start, lease: Lease | None
 ) -> tuple[Path | None, Origin | None]:
     """Find what to continue or to begin from, then lay out the directory. Every rank must call this.
 
@@ -61,7 +61,7 @@ def prepare_run_directory(
         corpora: the data.
         schedule: of the run.
         start: what was asked for.
-        number: the fencing number of this start. What earlier ones have not published by now, they never will.
+        lease: on the directory; held on rank 0. What earlier starts have not published by now, they never will.
 
     Returns:
         The checkpoint to continue from, None for a new run; and what a new run begins with, None for drawn weights.
@@ -71,13 +71,19 @@ def prepare_run_directory(
             new run cannot begin with `init_from`.
         ConfigError: the directory cannot be written, or there is a checkpoint and `start` refuses to resume; a new run
             cannot keep what `init_from` asks for.
+        MachineError: another process has taken the run over meanwhile.
     """
-    main_rank(lambda: _remove_leftovers(config.run_dir, number))
+    main_rank(lambda: _take_over(_held(lease)))
     start = main_rank(lambda: start.as_first_or_again(config.run_dir, os.environ))
     checkpoint = None if start.fresh else choose_checkpoint(config.run_dir, start)
     origin = main_rank(lambda: _check(config, corpora, schedule, start, checkpoint))
-    main_rank(lambda: _lay_out(config, corpora, start))
+    main_rank(lambda: _lay_out(config, corpora, start, _held(lease)))
     return checkpoint, origin
+
+
+def _held(lease: Lease | None) -> Lease:
+    assert lease is not None  # on rank 0
+    return lease
 
 
 def _check(
@@ -99,26 +105,32 @@ def _check(
     return None
 
 
-def _lay_out(config: TrainConfig, corpora: Corpora, start: Start) -> None:
+def _lay_out(config: TrainConfig, corpora: Corpora, start: Start, lease: Lease) -> None:
+    lease.verify()
     try:
         aside = None
         if start.fresh:
-            aside = set_aside_run(config.run_dir)
+            aside = set_aside_run(lease)
         elif start.from_step is not None:
-            aside = set_aside_later(config.run_dir, start.from_step)
+            aside = set_aside_later(lease, start.from_step)
         if aside is not None:
             say(f"set aside, and yours to remove: {aside}")
-        with atomic_write(config.run_dir / "config.yaml", "w") as file:
-            file.write(dump_config(config))
+        with lease.write("config.yaml") as file:
+            file.write(dump_config(config).encode())
         shutil.copytree(corpora.first.path / "tokenizer", config.run_dir / "tokenizer", dirs_exist_ok=True)
-        start.record(config.run_dir, os.environ)
+        start.record(lease, os.environ)
     except OSError as error:
+        lease.verify()  # taken over: this says more than a directory that is gone
         raise ConfigError(f"cannot be written: {error.strerror}", where=config.run_dir) from None
 
 
-def _remove_leftovers(run_dir: Path, number: int) -> None:
+def _take_over(lease: Lease) -> None:
+    """From earlier starts, what they were in the middle of."""
+    run_dir = lease.run_dir
     try:
-        for path in remove_leftovers(run_dir, number):
+        for path in remove_leftovers(run_dir, lease.number):
             say(f"removed what an interrupted save left behind: {path}")
+        for path in number_leftovers(run_dir):
+            say(f"set aside by a start that was interrupted, and yours to remove: {path}")
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", where=run_dir) from None

@@ -9,9 +9,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from foreword.errors import ConfigError
-from foreword.files import atomic_write
+
+if TYPE_CHECKING:
+    from pipeline.lease import Lease
 
 RECORD_NAME = "start.json"
 
@@ -52,15 +55,16 @@ class Start:
             return self
         return Start(verify=self.verify)
 
-    def record(self, run_dir: Path, environment: Mapping[str, str]) -> None:
+    def record(self, lease: "Lease", environment: Mapping[str, str]) -> None:
         """Remember in the run directory that what was asked for is done.
 
         Raises:
             OSError: it cannot be written.
         """
         if self._asked():
-            with atomic_write(run_dir / RECORD_NAME, "w") as file:
-                json.dump({"options": self._asked(), "slurm_job_id": environment.get("SLURM_JOB_ID")}, file)
+            record = {"options": self._asked(), "slurm_job_id": environment.get("SLURM_JOB_ID")}
+            with lease.write(RECORD_NAME) as file:
+                file.write(json.dumps(record).encode())
 
     def _asked(self) -> list[str]:
         options = {

@@ -79,7 +79,7 @@ def train(
         silence_s = config.checkpoint.takeover_after_s
         lease = all_ranks(lambda: stack.enter_context(acquire(config.run_dir, silence_s)) if parallel.is_main else None)
         number = main_rank(lambda: lease.number if lease else 0)
-        checkpoint, origin = prepare_run_directory(config, corpora, schedule, start, number)
+        checkpoint, origin = prepare_run_directory(config, corpora, schedule, start, lease)
 
         # build
         model = all_ranks(lambda: _drawn_model(config, corpora.tokenizer, parallel)).to(parallel.device)
