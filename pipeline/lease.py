@@ -142,6 +142,19 @@ class Lease:
         self.check()
 
     @contextlib.contextmanager
+    def blamed_if_lost(self) -> Iterator[None]:
+        """A block whose failure means, once the run is lost, just that.
+
+        Raises:
+            MachineError: the block raised, and another process has taken the run over.
+        """
+        try:
+            yield
+        except Exception:
+            self.verify()
+            raise
+
+    @contextlib.contextmanager
     def write(self, name: str) -> Iterator[IO[bytes]]:
         """Open a file that takes the place of `name` in the run directory when the block ends without an exception.
 

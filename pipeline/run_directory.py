@@ -108,19 +108,19 @@ def _check(
 def _lay_out(config: TrainConfig, corpora: Corpora, start: Start, lease: Lease) -> None:
     lease.verify()
     try:
-        aside = None
-        if start.fresh:
-            aside = set_aside_run(lease)
-        elif start.from_step is not None:
-            aside = set_aside_later(lease, start.from_step)
-        if aside is not None:
-            say(f"set aside, and yours to remove: {aside}")
-        with lease.write("config.yaml") as file:
-            file.write(dump_config(config).encode())
-        shutil.copytree(corpora.first.path / "tokenizer", config.run_dir / "tokenizer", dirs_exist_ok=True)
-        start.record(lease, os.environ)
+        with lease.blamed_if_lost():
+            aside = None
+            if start.fresh:
+                aside = set_aside_run(lease)
+            elif start.from_step is not None:
+                aside = set_aside_later(lease, start.from_step)
+            if aside is not None:
+                say(f"set aside, and yours to remove: {aside}")
+            with lease.write("config.yaml") as file:
+                file.write(dump_config(config).encode())
+            shutil.copytree(corpora.first.path / "tokenizer", config.run_dir / "tokenizer", dirs_exist_ok=True)
+            start.record(lease, os.environ)
     except OSError as error:
-        lease.verify()  # taken over: this says more than a directory that is gone
         raise ConfigError(f"cannot be written: {error.strerror}", where=config.run_dir) from None
 
 

@@ -107,7 +107,9 @@ def train(
             if lease is None:
                 return None
             total_steps = schedule.total_steps(*progress.position)
-            telemetry = stack.enter_context(Telemetry(config, wandb_run_id, progress.step, total_steps, lease.path))
+            with lease.blamed_if_lost():
+                telemetry = Telemetry(config, wandb_run_id, progress.step, total_steps, lease.path)
+            stack.enter_context(telemetry)
             telemetry.start(progress.step, topology_of(config, parallel).model_dump(), checkpoint, origin)
             return telemetry
 

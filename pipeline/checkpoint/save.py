@@ -196,11 +196,11 @@ class Saver:
         self._lease.verify()
         path = self._workspace.path
         try:
-            path = self._workspace.prepare(meta.progress.step)
-            write_meta(path, meta)
-            published = self._workspace.publish(meta.progress.step)
+            with self._lease.blamed_if_lost():
+                path = self._workspace.prepare(meta.progress.step)
+                write_meta(path, meta)
+                published = self._workspace.publish(meta.progress.step)
         except OSError as error:
-            self._lease.verify()  # taken over: this says more than a directory that is gone
             raise _unwritable(path, error) from None
         self._lease.verify()
         apply_retention(self._workspace.run_dir, self._config, self._workspace.discard)

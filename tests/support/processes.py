@@ -40,11 +40,8 @@ def run_distributed(
     Raises:
         RankError: a rank raised (its traceback is in the message), died, or was not done after `timeout_s`.
     """
-    with _started(world_size, function, args, timeout_s) as (processes, receivers):
-        results = _collect(receivers, time.monotonic() + timeout_s)
-        for process in processes:
-            process.join(timeout=10.0)
-        return results
+    with started(world_size, function, *args, timeout_s=timeout_s) as ranks:
+        return ranks.results(timeout_s)
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,10 @@ def run_until_one_dies(
     Raises:
         RankError: a rank hangs.
     """
-    with _started(world_size, function, args, timeout_s) as (processes, receivers):
+    with started(world_size, function, *args, timeout_s=timeout_s) as ranks:
         deadline = time.monotonic() + timeout_s
         answers: list[Any] = [None] * world_size
-        waiting = dict(enumerate(receivers))
+        waiting = dict(enumerate(ranks.receivers))
         while waiting:
             ready = wait(list(waiting.values()), timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
@@ -90,18 +87,33 @@ def run_until_one_dies(
                     answers[rank] = pickle.loads(waiting[rank].recv_bytes())[1]
                 del waiting[rank]
             if kill_all:
-                for process in processes:
+                for process in ranks.processes:
                     process.kill()
-        for process in processes:
+        for process in ranks.processes:
             process.join(timeout=10.0)
-        return [Ended(process.exitcode, answer) for process, answer in zip(processes, answers, strict=True)]
+        return [Ended(process.exitcode, answer) for process, answer in zip(ranks.processes, answers, strict=True)]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Processes that were started, and where their answers come from."""
+
+    processes: list[Any]
+    receivers: list[Connection]
+
+    def results(self, timeout_s: float) -> list[Any]:
+        """What each rank returned; raises RankError as `run_distributed` does."""
+        results = _collect(self.receivers, time.monotonic() + timeout_s)
+        for process in self.processes:
+            process.join(timeout=10.0)
+        return results
 
 
 @contextmanager
-def _started(
-    world_size: int, function: Callable[..., Any], args: tuple[Any, ...], timeout_s: float
-) -> Iterator[tuple[list[Any], list[Connection]]]:
-    """The ranks' processes and where their answers come from; at the block's end the processes are killed."""
+def started(
+    world_size: int, function: Callable[..., Any], *args: Any, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> Iterator[Ranks]:
+    """Processes that call `function(*args)` while the block runs; at its end they are killed."""
     context = multiprocessing.get_context("forkserver")
     _start_server()
     port = free_port()
@@ -118,7 +130,7 @@ def _started(
             sender.close()
             processes.append(process)
             receivers.append(receiver)
-        yield processes, receivers
+        yield Ranks(processes, receivers)
     finally:
         for process in processes:
             process.kill()

@@ -1,14 +1,12 @@
 """Killed at any point of a save, alone or all together: training continues from a complete checkpoint, and never hangs.
 
-The points are the file operations of a save, as Python's audit events tell them, and the pieces in which a rank's file
-is written. A rank is killed (SIGKILL, by itself) right before the operation that the seed has chosen for it.
+A rank is killed (SIGKILL, by itself) right before the file operation of a save that the seed has chosen for it.
 """
 
 import os
 import random
 import re
 import signal
-import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -17,17 +15,17 @@ import pytest
 from processes import run_distributed, run_until_one_dies
 from tiny_corpus import make_corpus
 from training import curve, records, train_all, train_config
+from watched import train_watched
 
 from pipeline.checkpoint.find import all_checkpoints, complete_checkpoints
 from pipeline.checkpoint.inspect import verify_checkpoint
 from pipeline.checkpoint.workspace import TEMPORARY_PREFIX
+from pipeline.start import Start
 
 KILLS = 50
 INTERVAL = 2  # steps between saves
 FOREVER = 10_000
 HANGS_AFTER_S = 60.0
-PIECE_BYTES = 2**16
-OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "shutil.rmtree")
 
 
 def run_config(run_dir: Path, corpus: Path, total_steps: int):
@@ -40,30 +38,9 @@ def run_config(run_dir: Path, corpus: Path, total_steps: int):
     )
 
 
-def train_watched(config, on_operation) -> None:
-    """Train, and let `on_operation` hear of each file operation among the checkpoints before it is done."""
-    import pipeline.checkpoint.write as write
-    from pipeline.train import train
-
-    checkpoints = str(config.run_dir / "checkpoints")
-
-    def hook(event: str, arguments: tuple) -> None:
-        if event in OPERATIONS and arguments and str(arguments[0]).startswith(checkpoints):
-            on_operation(event, str(arguments[0]))
-
-    def tell_of_pieces(descriptor: int, piece: memoryview) -> int:
-        on_operation("write", str(Path(f"/proc/self/fd/{descriptor}").readlink()))
-        return write_some(descriptor, piece)
-
-    write.CHUNK_BYTES = PIECE_BYTES
-    write_some, write._write_some = write._write_some, tell_of_pieces
-    sys.addaudithook(hook)
-    train(config)
-
-
 def operations_of_a_run(config) -> list[str]:
     told: list[str] = []
-    train_watched(config, lambda event, path: told.append(f"{event} {Path(path).name}"))
+    train_watched(config, Start(), lambda event, path: told.append(f"{event} {Path(path).name}"), among="checkpoints")
     return told
 
 
@@ -79,7 +56,7 @@ def train_and_be_killed(config, victim: int, number: int, note: Path) -> None:
                     note.write_text(f"{event} {path}")
                     os.kill(os.getpid(), signal.SIGKILL)
 
-    train_watched(config, count)
+    train_watched(config, Start(), count, among="checkpoints")
 
 
 @pytest.fixture(scope="module")
