@@ -1,31 +1,23 @@
 """One record per logged step: to metrics.jsonl (the truth), to the console, and to Weights & Biases.
 
-metrics.jsonl only ever grows, but for a last line that a killed process left unfinished. A run that goes back
-to a checkpoint writes its steps again: of two records with the same step, the later one counts. Records with an `event`
-mark starts, stops, checkpoints and evaluations.
+A run that goes back to a checkpoint writes its steps again: of two records with the same step, the later one counts.
+Records with an `event` mark starts, stops, checkpoints and evaluations. The file itself: see `record_file`.
 """
 
-import json
-import os
-import shutil
 import sys
 import time
-import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from foreword.console import Progress, progress, say, warn
-from foreword.errors import MachineError
-from foreword.files import TEMPORARY_PREFIX, fsync_directory
 from pipeline.checkpoint.meta import Origin
 from pipeline.checkpoint.meta import Progress as TrainProgress
 from pipeline.config import TrainConfig, describe_objectives
 from pipeline.telemetry.metrics import METRICS_NAME
+from pipeline.telemetry.record_file import RecordFile
 from pipeline.telemetry.summary import summary_table
 from pipeline.telemetry.wandb_run import start_wandb
-
-TAIL_BYTES = 2**20  # far longer than a record
 
 
 class Telemetry:
@@ -42,7 +34,7 @@ class Telemetry:
     Raises:
         ConfigError: WANDB_MODE is not a mode.
         MachineError: metrics.jsonl cannot be written, or Weights & Biases cannot be started. `step` and the methods
-            for events raise the former too.
+            for events raise the former too, but not for a full disk: see `record_file`.
     """
 
     def __init__(
@@ -54,10 +46,11 @@ class Telemetry:
         directory: Path | None = None,
     ) -> None:
         self.config, self.total_steps = config, total_steps
-        self._path = config.run_dir / METRICS_NAME
         self._bar: Progress | None = None
         with ExitStack() as stack:
-            self._file = stack.enter_context(self._open(directory or config.run_dir))
+            self._records = stack.enter_context(
+                closing(RecordFile(config.run_dir / METRICS_NAME, directory or config.run_dir))
+            )
             self._wandb = start_wandb(config, wandb_run_id)
             if self._wandb is not None:
                 stack.callback(self._wandb.finish)
@@ -139,8 +132,9 @@ class Telemetry:
         say(f"finished: {progress.step} steps, {tokens:,} tokens, {targets:,} of them scored")
 
     def summary(self, step: int, summary: dict[str, Any]) -> None:
-        """What this start has done, and where its time went."""
+        """What this start has done, and where its time went; records that still wait for room are an error now."""
         self._event("summary", step, **summary)
+        self._records.flush()
         say(summary_table(summary))
 
     def _event(self, event: str, step: int, **facts: Any) -> None:
@@ -150,46 +144,5 @@ class Telemetry:
         if self._wandb is not None and numbers:
             self._wandb.log({"step": step, **numbers})
 
-    def _open(self, directory: Path) -> IO[bytes]:
-        """A new file with the old one's whole records takes its name: a process that was cut off from the run, and has
-        the old one open, goes on writing to a file without a name.
-
-        Unbuffered, so that a record is written whole or raises here and not at the file's end.
-        """
-        new = directory / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{METRICS_NAME}"
-        with ExitStack() as stack:
-            try:
-                file = stack.enter_context(new.open("xb", buffering=0))
-                stack.callback(new.unlink, missing_ok=True)
-                if self._path.exists():
-                    with self._path.open("rb") as former:
-                        shutil.copyfileobj(former, file)
-                    _cut_unfinished_line(new)
-                    file.seek(0, os.SEEK_END)
-                os.fsync(file.fileno())
-                new.replace(self._path)
-                fsync_directory(self._path.parent)
-            except OSError as error:
-                raise self._unwritable(error) from None
-            stack.pop_all()
-        return file
-
     def _write(self, record: dict[str, Any]) -> None:
-        line = json.dumps({**record, "time": round(time.time(), 3)}) + "\n"
-        try:
-            self._file.write(line.encode())
-        except OSError as error:
-            raise self._unwritable(error) from None
-
-    def _unwritable(self, error: OSError) -> MachineError:
-        remedy = "earlier checkpoints are untouched; once it can be, the same command continues"
-        return MachineError(f"cannot be written: {error.strerror}", where=self._path, remedy=remedy)
-
-
-def _cut_unfinished_line(path: Path) -> None:
-    """Of a process that was killed; the ends of records are looked for no further back than a record is long."""
-    with path.open("r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - TAIL_BYTES))
-        tail = file.read()
-        file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
+        self._records.write({**record, "time": round(time.time(), 3)})

@@ -1,5 +1,7 @@
 """metrics.jsonl is the truth, and the report shows it."""
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from training import train_config
 
 from foreword.errors import DataError, MachineError
 from pipeline.telemetry.metrics import read_metrics
+from pipeline.telemetry.record_file import RecordFile
 from pipeline.telemetry.recorder import Telemetry
 from pipeline.telemetry.report import write_report
 
@@ -86,12 +89,64 @@ def test_a_resumed_run_removes_the_line_that_a_killed_process_left_unfinished(ru
     assert read_metrics(run).series("loss") == ([1, 2, 3, 4], [4.0, 2.5, 2.0, 1.5])
 
 
-def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - closed below
-    with full, Telemetry(train_config(tmp_path, tmp_path / "corpus"), None, 0, 8) as telemetry:
-        monkeypatch.setattr(telemetry, "_file", full)
-        with pytest.raises(MachineError, match=r"metrics\.jsonl: cannot be written: No space left on device"):
-            telemetry.step(record(1, 4.0))
+class NearlyFullDisk:
+    """Takes `room` bytes and no more, as a file does: a part of what it is given, and then an error."""
+
+    def __init__(self, file) -> None:
+        self.file, self.room = file, 0
+
+    def write(self, content: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.file.write(content[: self.room])
+        self.room -= written
+        return written
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch) -> tuple[RecordFile, NearlyFullDisk]:
+    records = RecordFile(tmp_path / "metrics.jsonl", tmp_path)
+    disk = NearlyFullDisk(records._file)
+    monkeypatch.setattr(records, "_file", disk)
+    return records, disk
+
+
+def test_on_a_full_disk_records_wait_and_are_written_whole_when_there_is_room(records, tmp_path, capsys):
+    file, disk = records
+    for step in (1, 2, 3):
+        file.write(record(step, 4.0))
+    assert capsys.readouterr().err.count("no room for records") == 1
+    with pytest.raises(MachineError, match=r"metrics\.jsonl: cannot be written: No space left on device"):
+        file.flush()
+    disk.room = 40  # a part of a line
+    file.write(record(4, 3.0))
+    disk.room = 10**6
+    file.write(record(5, 2.0))
+    file.close()
+    assert read_metrics(tmp_path).series("loss") == ([1, 2, 3, 4, 5], [4.0, 4.0, 4.0, 3.0, 2.0])
+
+
+def test_records_that_never_found_room_are_counted_at_the_end(records, tmp_path, capsys):
+    file, _ = records
+    for step in (1, 2):
+        file.write(record(step, 4.0))
+    file.close()
+    assert "2 records are lost" in capsys.readouterr().err
+
+
+def test_what_is_no_full_disk_is_an_error_at_once(tmp_path):
+    records = RecordFile(tmp_path / "metrics.jsonl", tmp_path)
+    records._file.close()
+    with Path(os.devnull).open("rb") as read_only:
+        records._file = read_only
+        with pytest.raises(MachineError, match="cannot be written"):
+            records.write(record(1, 4.0))
 
 
 def test_the_report_is_one_page_without_links_that_shows_curves_and_restarts(run):
