@@ -1,16 +1,13 @@
 """A checkpoint is complete or it does not exist, says what it is, and can be read without any topology."""
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from processes import run_distributed
 from tiny_corpus import make_corpus
-from training import HALF, STEPS, curve, fork_run, train_all, train_config
+from training import HALF, STEPS, curve, train_all, train_config
 
-from foreword.errors import CheckpointError
 from pipeline.checkpoint.find import complete_checkpoints, newest_complete
 from pipeline.checkpoint.inspect import describe_checkpoint, verify_checkpoint
 from pipeline.checkpoint.read import load_full_weights
@@ -61,33 +58,6 @@ def test_description_has_the_facts(run):
         tensor.numel() for tensor in load_full_weights(run / "checkpoints" / NEWEST).values()
     )
     assert facts["topology"]["world_size"] == 2
-
-
-def fail_to_write_on_rank_1(config) -> str:
-    import pipeline.checkpoint.save as save
-    from pipeline.train import train
-
-    real = save.write_and_hash
-
-    def disk_full(*args):
-        if os.environ["RANK"] == "1":
-            raise OSError(28, "No space left on device")
-        return real(*args)
-
-    save.write_and_hash = disk_full
-    with pytest.raises(CheckpointError) as caught:
-        train(config)
-    return str(caught.value)
-
-
-def test_a_rank_that_cannot_write_fails_the_save_on_all_and_keeps_the_older_checkpoint(finished, tmp_path):
-    run = fork_run(finished / "run", tmp_path / "run", HALF)
-    messages = run_distributed(2, fail_to_write_on_rank_1, train_config(run, finished / "corpus"))
-    assert messages[0] == messages[1]
-    assert "No space left on device" in messages[0]
-    assert "(rank 1)" in messages[0]
-    assert [path.name for path in (run / "checkpoints").iterdir()] == [OLDER]
-    assert verify_checkpoint(run) == []
 
 
 def test_weights_load_without_any_topology(finished, run):
