@@ -18,6 +18,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
+
 from foreword.errors import CheckpointError, ForewordError
 from pipeline.checkpoint.fragments import Fragment, fragments_of
 from pipeline.checkpoint.image import HostImage
@@ -29,6 +32,8 @@ from pipeline.config import CheckpointConfig
 from pipeline.distributed.agreement import gather, main_rank
 from pipeline.engine import Engine
 from pipeline.lease import Lease
+
+POLL_INTERVAL_S = 0.02
 
 NamedFiles = dict[str, FileEntry]
 
@@ -127,7 +132,7 @@ class Saver:
         self._in_flight = _InFlight(meta, began, writing, stall_s=time.perf_counter() - began)
 
     def advance(self, *, give_up: bool = False) -> Saved | None:
-        """Take the save in flight one part further, waiting for this rank's thread; every rank must call this.
+        """Take the save in flight one part further, waiting for all ranks' threads; every rank must call this.
 
         Args:
             give_up: another rank has failed, so what is still being written is for nothing.
@@ -147,6 +152,7 @@ class Saver:
             self._given_up.set()
         try:
             if save.publishing is None:
+                self._await_writing()
                 files = {name: entry for written in gather(save.writing.result) for name, entry in written.items()}
                 save.publishing = self._publish_later(save.meta.model_copy(update={"files": files}))
                 save.stall_s += time.perf_counter() - started
@@ -159,6 +165,18 @@ class Saver:
         self._in_flight = None
         now = time.perf_counter()
         return Saved(save.meta.progress.step, path, size_bytes, save.stall_s + now - started, now - save.began)
+
+    def _await_writing(self) -> None:
+        """Return when all ranks have written, or as soon as one could not: the others give up then."""
+        while True:
+            counts = torch.tensor([self.done, self.failed])
+            dist.all_reduce(counts)
+            done, failed = counts.tolist()
+            if failed:
+                self._given_up.set()
+            if failed or done == self._engine.parallel.world_size:
+                return
+            time.sleep(POLL_INTERVAL_S)
 
     def _write(self, step: int, fragments: list[Fragment]) -> NamedFiles:
         """This rank's file, if it has anything to write; runs in the thread."""
