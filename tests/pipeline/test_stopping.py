@@ -1,8 +1,10 @@
 """The command as a user runs it: stopped by a signal, continued, and refused what cannot be."""
 
+import getpass
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -75,10 +77,11 @@ def test_a_process_that_is_killed_is_named_and_a_run_directory_has_one_trainer(t
     process = subprocess.Popen(command(config, "--processes", "2"), stderr=subprocess.PIPE, text=True)
     wait_for_step(tmp_path / "run", 5, process)
     second = subprocess.run(command(config), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    assert second.returncode == 2
-    assert "another process is training in this directory" in second.stderr
-
     ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert second.returncode == 2
+    holder = f"process {ranks[0]} on {socket.gethostname()}, started by {getpass.getuser()} at "
+    assert f"{tmp_path / 'run'}: another process is training in this directory: {holder}" in second.stderr
+
     os.kill(int(ranks[1]), signal.SIGKILL)
     _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + signal.SIGKILL

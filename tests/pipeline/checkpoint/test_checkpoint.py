@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_corpus import make_corpus
-from training import HALF, STEPS, curve, train_all, train_config
+from training import HALF, STEPS, curve, records, train_all, train_config
 
 from pipeline.checkpoint.find import complete_checkpoints, newest_complete
 from pipeline.checkpoint.inspect import describe_checkpoint, verify_checkpoint
+from pipeline.checkpoint.meta import read_meta
 from pipeline.checkpoint.read import load_full_weights
 from pipeline.checkpoint.workspace import remove_leftovers
 
@@ -58,6 +59,13 @@ def test_description_has_the_facts(run):
         tensor.numel() for tensor in load_full_weights(run / "checkpoints" / NEWEST).values()
     )
     assert facts["topology"]["world_size"] == 2
+
+
+def test_the_loss_that_decides_which_checkpoint_is_the_best_is_that_of_the_evaluation_before_it(finished):
+    run = finished / "run"
+    measured = {r["step"]: r["prefix_loss"] for r in records(run) if r.get("event") == "validation"}
+    assert len(measured) == 2
+    assert {step: read_meta(path).validation_loss for step, path in complete_checkpoints(run)} == measured
 
 
 def test_weights_load_without_any_topology(finished, run):
