@@ -1,6 +1,6 @@
 # make demo | make test | make test-slurm | make lint      each sets up .venv by itself
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm bench-prep bench-train bench-gpu lint format clean
+.PHONY: help setup demo test test-slurm bench-prep bench-train bench-checkpoint bench-gpu lint format clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,6 +17,7 @@ help:
 	@echo "make test-slurm  only the tests on a real Slurm; installs Debian's packages for them (as root)"
 	@echo "make bench-prep  preparation beside the bare engine (BENCH='--size-mb 100 --rounds 3' passes options on)"
 	@echo "make bench-train training beside a plain PyTorch GPT-2, on the processor (BENCH='--rounds 20' passes options on)"
+	@echo "make bench-checkpoint  saving and loading beside torch.save and torch.distributed.checkpoint"
 	@echo "make bench-gpu   attention and training on one GPU, in 8 minutes (BENCH='--sizes 124m' passes options on)"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff mend what it can"
@@ -52,6 +53,9 @@ bench-prep: setup
 
 bench-train: setup
 	@$(IN_VENV) python benchmarks/bench_train.py $(BENCH)
+
+bench-checkpoint: setup
+	@$(IN_VENV) python benchmarks/bench_checkpoint.py $(BENCH)
 
 bench-gpu: setup
 	@$(IN_VENV) python benchmarks/bench_gpu.py $(BENCH)
