@@ -227,8 +227,8 @@ def _conditions(arguments: argparse.Namespace, directory: Path) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "deepspeed", "safetensors"))
     file_system = subprocess.run(["stat", "-f", "-c", "%T", directory], capture_output=True, text=True, check=False)
     return (
-        f"{time.strftime('%Y-%m-%d')}, {_processor()}, {arguments.threads} threads, "
-        f"load {os.getloadavg()[0]:.1f} at the start, files on {file_system.stdout.strip()}\nPython {platform.python_version()}, {versions}\n"
+        f"{time.strftime('%Y-%m-%d')}, {_processor()}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f} at "
+        f"the start, files on {file_system.stdout.strip()}\nPython {platform.python_version()}, {versions}\n"
         f"{arguments.model.stem}, fp32 weights and two moments, one process, ZeRO 0; {arguments.rounds} rounds"
     )
 

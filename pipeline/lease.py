@@ -49,6 +49,7 @@ class Claim(Section):
         machine: this boot of this machine and this set of process numbers; None where the system does not tell.
         process_started: clock ticks from boot to the start of the process, which with its number names it for good.
         job, restarts: of Slurm, where it runs there.
+        beats_every_s: how often its heart beats.
         released: whether the process has ended in good order.
     """
 
@@ -60,10 +61,11 @@ class Claim(Section):
     job: str | None
     restarts: int
     started: str
+    beats_every_s: float
     released: bool = False
 
     @classmethod
-    def of_this_process(cls, environment: Mapping[str, str]) -> "Claim":
+    def of_this_process(cls, environment: Mapping[str, str], beats_every_s: float) -> "Claim":
         """The claim that this process makes now."""
         return cls(
             user=_user(),
@@ -74,6 +76,7 @@ class Claim(Section):
             job=environment.get("SLURM_JOB_ID"),
             restarts=int(environment.get("SLURM_RESTART_COUNT", "0")),
             started=datetime.now().astimezone().isoformat(timespec="seconds"),
+            beats_every_s=beats_every_s,
         )
 
     def __str__(self) -> str:
@@ -97,10 +100,10 @@ class Lease:
         path: a directory that is this start's while it holds the run: gone once another start has taken over.
     """
 
-    def __init__(self, run_dir: Path, number: int, claim: Claim, interval_s: float) -> None:
+    def __init__(self, run_dir: Path, number: int, claim: Claim) -> None:
         self.run_dir, self.number = run_dir, number
         self.path = _directory(run_dir, number)
-        self._claim, self._interval_s = claim, interval_s
+        self._claim = claim
         self._lost: str | None = None
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
@@ -177,7 +180,7 @@ class Lease:
             self._lost = f"the claim {self.path} is gone"
 
     def _beat(self) -> None:
-        while self._lost is None and not self._ended.wait(self._interval_s):
+        while self._lost is None and not self._ended.wait(self._claim.beats_every_s):
             with contextlib.suppress(OSError):  # a file system may be away for a while
                 self._look()
                 now = time.time_ns()
@@ -222,7 +225,7 @@ def acquire(run_dir: Path, takeover_after_s: float, environment: Mapping[str, st
     Raises:
         ConfigError: another process is training in it, or it cannot be written.
     """
-    claim = Claim.of_this_process(environment)
+    claim = Claim.of_this_process(environment, takeover_after_s / BEATS)
     try:
         (run_dir / LEASE).mkdir(parents=True, exist_ok=True)
         while True:
@@ -236,7 +239,7 @@ def acquire(run_dir: Path, takeover_after_s: float, environment: Mapping[str, st
                 continue
             _write_claim(path, claim)
             _remove_former(run_dir, newest)
-            return Lease(run_dir, newest + 1, claim, takeover_after_s / BEATS)
+            return Lease(run_dir, newest + 1, claim)
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", where=run_dir) from None
 
@@ -244,14 +247,18 @@ def acquire(run_dir: Path, takeover_after_s: float, environment: Mapping[str, st
 def _await_silence(path: Path, successor: Claim, takeover_after_s: float) -> None:
     """Return when the process behind the claim `path` is gone.
 
-    Every look counts as one, however long this process was kept from looking.
+    Every look counts as one, however long this process was kept from looking. A heart that was set to beat more slowly
+    than this process's own would is watched for longer.
 
     Raises:
         ConfigError: its heart beats.
     """
     first_beat = _last_beat(path)
+    wait_s = takeover_after_s / BEATS
     for look in range(BEATS + 1):
         holder = _read_claim(path)
+        if holder is not None:
+            wait_s = max(wait_s, holder.beats_every_s)
         if (holder and holder.gives_way_to(successor)) or not path.exists():
             return
         if _last_beat(path) != first_beat:
@@ -261,9 +268,9 @@ def _await_silence(path: Path, successor: Claim, takeover_after_s: float) -> Non
                 remedy="wait for it, or end it",
             )
         if look == 1:
-            say(f"this run was held by {holder or path}; waiting {takeover_after_s:g} s for a sign of life")
+            say(f"this run was held by {holder or path}; waiting {BEATS * wait_s:g} s for a sign of life")
         if look < BEATS:
-            time.sleep(takeover_after_s / BEATS)
+            time.sleep(wait_s)
 
 
 def _directory(run_dir: Path, number: int) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from foreword.console import warn
 from foreword.errors import CheckpointError
 from pipeline.checkpoint.meta import META_NAME, CheckpointMeta, damage, read_meta
+from pipeline.checkpoint.read import header_problems
 
 CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"step_(\d{8,})")
@@ -44,19 +45,23 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def newest_complete(run_dir: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None; broken ones are named in warnings."""
-    complete = complete_checkpoints(run_dir, warn)
-    return complete[-1][1] if complete else None
+    """The newest complete checkpoint of a run with intact headers, or None; others are named in warnings."""
+    for _, checkpoint in reversed(complete_checkpoints(run_dir, warn)):
+        problems = header_problems(checkpoint, read_meta(checkpoint))
+        if not problems:
+            return checkpoint
+        warn(f"checkpoint passed over: {problems[0]}")
+    return None
 
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint that `path` means: itself, or the newest complete one of the run directory.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or it is not intact as far as sizes and headers tell.
     """
     if is_checkpoint(path):
-        problem = first_problem(path)
+        problem = first_problem(path) or next(iter(header_problems(path, read_meta(path))), None)
         if problem:
             raise CheckpointError(problem, remedy="use another checkpoint; `foreword verify` names every problem")
         return path

@@ -97,7 +97,7 @@ class CheckpointReader:
                 self._files[file_name] = safe_open(path, framework="pt")
             return self._files[file_name].get_slice(key)[start:end]
         except (OSError, SafetensorError) as error:
-            remedy = "start with --verify, which finds what is damaged and takes an older checkpoint"
+            remedy = "use another checkpoint; `foreword verify` names every problem"
             raise CheckpointError(f"cannot be read: {error}", where=path, remedy=remedy) from None
 
 

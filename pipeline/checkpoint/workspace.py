@@ -35,13 +35,15 @@ class Workspace:
         self.path = run_dir / CHECKPOINTS / f"{TEMPORARY_PREFIX}{number:06d}"
 
     def open(self) -> None:
-        """Create the directory.
+        """Create the directory, empty.
 
         Raises:
             CheckpointError: it cannot be created.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():  # of a time before somebody removed the run's lease, and its numbers began again
+                _remove(self.path.replace(self.path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")))
+            self.path.mkdir(parents=True)
         except OSError as error:
             raise CheckpointError(f"cannot be created: {error.strerror}", where=self.path) from None
 

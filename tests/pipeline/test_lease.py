@@ -16,7 +16,7 @@ from processes import run_distributed
 
 from foreword.errors import ConfigError, MachineError
 from pipeline import lease as lease_room
-from pipeline.lease import CLAIM, LEASE, Claim, Lease, acquire
+from pipeline.lease import BEATS, CLAIM, LEASE, Claim, Lease, acquire
 
 SILENCE_S = 0.6
 RACE_SILENCE_S = 12.0  # the winner may need seconds to write its claim on a busy disk; the others hear its next beat
@@ -31,7 +31,8 @@ def run(tmp_path) -> Path:
 
 def write_claim(run: Path, number: int, **changes) -> Path:
     """The claim of a process that is not this one; by default of another machine."""
-    claim = Claim.of_this_process(NO_JOB).model_copy(update={"host": "elsewhere", "machine": "another boot", **changes})
+    changes = {"host": "elsewhere", "machine": "another boot", **changes}
+    claim = Claim.of_this_process(NO_JOB, SILENCE_S / BEATS).model_copy(update=changes)
     path = run / LEASE / f"{number:06d}"
     path.mkdir(parents=True)
     (path / CLAIM).write_text(claim.model_dump_json())
@@ -110,6 +111,11 @@ def test_a_beat_is_a_beat_wherever_the_clocks_stand(run, clock, monkeypatch):
         acquire(run, SILENCE_S, NO_JOB)
 
 
+def test_whoever_is_in_a_hurry_waits_for_a_heart_that_beats_slowly_all_the_same(run):
+    with acquire(run, 12.0, NO_JOB), pytest.raises(ConfigError, match="another process is training"):
+        acquire(run, 0.01, NO_JOB)
+
+
 def test_the_same_job_is_refused_while_it_has_not_been_restarted(run):
     ended = threading.Event()
     heart = threading.Thread(target=beat, args=(write_claim(run, 1, job="17"), ended))
@@ -170,7 +176,7 @@ def test_a_process_of_this_machine_that_was_killed_is_not_waited_for(run):
 
 
 def test_a_process_number_that_another_process_has_now_is_not_waited_for(run):
-    own = Claim.of_this_process(NO_JOB)
+    own = Claim.of_this_process(NO_JOB, 1.0)
     assert own.process_started is not None
     write_claim(run, 1, machine=own.machine, process_started=own.process_started - 1)
     assert seconds_of(lambda: acquire(run, LONG_S, NO_JOB)) < 10
@@ -210,7 +216,7 @@ def test_a_claim_that_cannot_be_read_is_no_reason_to_crash(run):
 
 
 def test_whoever_was_taken_over_is_told_by_whom(run):
-    first = Lease(run, 1, Claim.of_this_process(NO_JOB), LONG_S)
+    first = Lease(run, 1, Claim.of_this_process(NO_JOB, LONG_S))
     write_claim(run, 1)
     first.verify()
     successor = write_claim(run, 2, process=4711)

@@ -130,6 +130,10 @@ def test_a_header_that_is_damaged_is_named_and_the_older_checkpoint_used(run, ol
     flip(newest / name, 8 * 8)  # its opening brace
     assert choose_checkpoint(run, Start()) == older
     assert f"checkpoint passed over: {newest / name}: " in capsys.readouterr().err
+    assert newest_complete(run) == older
+    assert f"checkpoint passed over: {newest / name}: " in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match=name):
+        find_checkpoint(newest)
     with CheckpointReader(newest, read_meta(newest)) as reader, pytest.raises(CheckpointError, match=name):
         for parameter in reader.meta.parameters:
             reader.read_full(parameter, "fp32")
@@ -164,6 +168,15 @@ def test_a_checkpoint_that_was_copied_to_another_name_is_not_taken_for_a_later_o
     problem = f"{run / 'checkpoints' / 'step_00000009'}: this is the checkpoint of step 2 under another name"
     assert problem in capsys.readouterr().err
     assert verify_checkpoint(run) == [problem]
+
+
+@pytest.mark.parametrize("harm", [truncate, lambda path: flip(path, 64), lambda path: flip(path, bits_of(path) - 5)])
+def test_a_start_from_a_damaged_checkpoint_is_refused_with_the_damage_and_the_choice(run, newest, harm, one_process):
+    harm(newest / TENSORS[1])
+    with pytest.raises(CheckpointError) as caught:
+        choose_checkpoint(run, Start(from_step=2, verify=True))
+    assert str(newest / TENSORS[1]) in str(caught.value)
+    assert "steps with a complete checkpoint: 1" in str(caught.value)
 
 
 def test_a_marker_of_another_version_is_refused(newest):
