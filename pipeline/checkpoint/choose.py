@@ -31,7 +31,7 @@ def choose_checkpoint(run_dir: Path, start: Start) -> Path | None:
         if not problems:
             return checkpoint
         if start.from_step is not None:
-            raise CheckpointError(problems[0], remedy=_choice(run_dir), on_all_ranks=True)
+            raise CheckpointError(problems[0], remedy=_choice(run_dir, start.from_step), on_all_ranks=True)
         if dist.get_rank() == 0:
             warn(f"checkpoint passed over: {problems[0]}")
     if candidates:
@@ -74,7 +74,7 @@ def _candidates(run_dir: Path, start: Start) -> list[Path]:
     if start.from_step is not None:
         checkpoint = step_directory(run_dir, start.from_step)
         if problem := first_problem(checkpoint):
-            raise CheckpointError(problem, remedy=_choice(run_dir))
+            raise CheckpointError(problem, remedy=_choice(run_dir, start.from_step))
         return [checkpoint]
     complete = complete_checkpoints(run_dir, warn)
     if present and not complete:
@@ -91,7 +91,7 @@ def _none_is_whole(run_dir: Path) -> CheckpointError:
     )
 
 
-def _choice(run_dir: Path) -> str:
-    steps = [str(step) for step, _ in complete_checkpoints(run_dir)]
+def _choice(run_dir: Path, refused: int) -> str:
+    steps = [str(step) for step, _ in complete_checkpoints(run_dir) if step != refused]
     more = "..., " if len(steps) > _NAMED else ""
     return f"steps with a complete checkpoint: {more}{', '.join(steps[-_NAMED:])}" if steps else "there is no other"
