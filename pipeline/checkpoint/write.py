@@ -17,6 +17,7 @@ from pathlib import Path
 CHUNK_BYTES = 2**24
 ALIGNMENT_BYTES = 4096  # of addresses, offsets and lengths, for what bypasses the page cache; no disk asks for more
 _DIRECT = getattr(os, "O_DIRECT", 0)
+_NOT_DIRECT = {errno.EINVAL, errno.EOPNOTSUPP}  # what a file system answers that cannot do that
 
 
 def write_and_hash(path: Path, content: memoryview, cancelled: threading.Event) -> str | None:
@@ -70,7 +71,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, flags | _DIRECT, 0o666)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in _NOT_DIRECT:
             raise
         return os.open(path, flags, 0o666)  # a file system in memory, for one
 
@@ -82,7 +83,7 @@ def _write_some(descriptor: int, chunk: memoryview) -> int:
         if aligned:
             return os.write(descriptor, chunk[:aligned])
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in _NOT_DIRECT:
             raise
     # the end of the file, or memory or a file system that does not allow it otherwise
     fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~_DIRECT)

@@ -18,8 +18,9 @@ from foreword.errors import ConfigError, MachineError
 from pipeline import lease as lease_room
 from pipeline.lease import BEATS, CLAIM, LEASE, Claim, Lease, acquire
 
-SILENCE_S = 0.6
-RACE_SILENCE_S = 12.0  # the winner may need seconds to write its claim on a busy disk; the others hear its next beat
+SILENCE_S = 0.6  # where nobody's heart beats
+ALIVE_S = 6.0  # where one does: a busy disk may hold up a beat or two, and the next one ends the wait
+RACE_SILENCE_S = 12.0  # the winner may need seconds to write its claim on a busy disk
 LONG_S = 300.0  # nobody waits for it here
 NO_JOB: dict[str, str] = {}
 
@@ -83,8 +84,8 @@ def test_leftovers_of_a_start_that_was_killed_are_removed(run):
 
 
 def test_a_second_start_is_refused_with_the_name_of_the_first(run):
-    with acquire(run, SILENCE_S, {"SLURM_JOB_ID": "17"}) as lease, pytest.raises(ConfigError) as caught:
-        acquire(run, SILENCE_S, NO_JOB)
+    with acquire(run, ALIVE_S, {"SLURM_JOB_ID": "17"}) as lease, pytest.raises(ConfigError) as caught:
+        acquire(run, ALIVE_S, NO_JOB)
     message = str(caught.value)
     assert message.startswith(f"{run}: another process is training in this directory: ")
     assert str(lease._claim) in message
@@ -98,7 +99,7 @@ def test_a_claim_of_another_host_that_beats_is_refused(run):
     heart = threading.Thread(target=beat, args=(write_claim(run, 1), ended))
     heart.start()
     with pytest.raises(ConfigError, match="on elsewhere, started by"):
-        acquire(run, SILENCE_S, NO_JOB)
+        acquire(run, ALIVE_S, NO_JOB)
     ended.set()
     heart.join()
 
@@ -107,12 +108,12 @@ def test_a_claim_of_another_host_that_beats_is_refused(run):
 def test_a_beat_is_a_beat_wherever_the_clocks_stand(run, clock, monkeypatch):
     """Its own clock has jumped, or was never right; only that the time changes counts."""
     monkeypatch.setattr(lease_room.time, "time_ns", iter(range(clock, clock + 10**9)).__next__)
-    with acquire(run, SILENCE_S, NO_JOB), pytest.raises(ConfigError, match="another process is training"):
-        acquire(run, SILENCE_S, NO_JOB)
+    with acquire(run, ALIVE_S, NO_JOB), pytest.raises(ConfigError, match="another process is training"):
+        acquire(run, ALIVE_S, NO_JOB)
 
 
 def test_whoever_is_in_a_hurry_waits_for_a_heart_that_beats_slowly_all_the_same(run):
-    with acquire(run, 12.0, NO_JOB), pytest.raises(ConfigError, match="another process is training"):
+    with acquire(run, ALIVE_S, NO_JOB), pytest.raises(ConfigError, match="another process is training"):
         acquire(run, 0.01, NO_JOB)
 
 
@@ -121,7 +122,7 @@ def test_the_same_job_is_refused_while_it_has_not_been_restarted(run):
     heart = threading.Thread(target=beat, args=(write_claim(run, 1, job="17"), ended))
     heart.start()
     with pytest.raises(ConfigError, match="another process is training"):
-        acquire(run, SILENCE_S, {"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "0"})
+        acquire(run, ALIVE_S, {"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "0"})
     ended.set()
     heart.join()
 

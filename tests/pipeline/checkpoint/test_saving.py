@@ -15,7 +15,7 @@ from foreword.errors import CheckpointError, ForewordError, StoppedOnRequest
 from pipeline.checkpoint.find import complete_checkpoints
 from pipeline.checkpoint.inspect import verify_checkpoint
 
-SLOW_S = 0.4  # a write; a step takes a twentieth of it
+SLOW_S = 0.4  # of a write; a step takes a twentieth of it
 
 
 @pytest.fixture(scope="module")
@@ -23,29 +23,42 @@ def corpus(tmp_path_factory) -> Path:
     return make_corpus(tmp_path_factory.mktemp("corpus")).path
 
 
-def train_slowly_saved(config, slow_ranks: tuple[int, ...], failing_ranks: tuple[int, ...] = ()) -> dict:
-    """Train with writes that take long; what was raised, and how many writes were at work at a time."""
+def train_slowly_saved(config, slow_ranks: tuple[int, ...], until_step: int | None = None) -> dict:
+    """Train with writes that take `SLOW_S`, or the first of them until a step has begun that comes later.
+
+    Returns:
+        The kind of error that was raised, and how many writes of this rank were at work at the same time.
+    """
     import os
 
     import pipeline.checkpoint.save as save
+    from pipeline.engine import Engine
     from pipeline.train import train
 
-    rank, at_work, most = int(os.environ["RANK"]), 0, 0
-    real = save.write_and_hash
+    rank, at_work, most, steps = int(os.environ["RANK"]), 0, 0, 0
+    reached = threading.Event()
+    real_write, real_step = save.write_and_hash, Engine.step
+
+    def step(self, *args):
+        nonlocal steps
+        steps += 1
+        if steps == until_step:
+            reached.set()
+        return real_step(self, *args)
 
     def write(path, content, cancelled: threading.Event):
         nonlocal at_work, most
-        if rank in failing_ranks:
-            raise OSError(28, "No space left on device")
         at_work += 1
         most = max(most, at_work)
-        if rank in slow_ranks:
+        if until_step is not None:
+            assert reached.wait(60), "training did not go on"
+        elif rank in slow_ranks:
             cancelled.wait(SLOW_S)
-        written = real(path, content, cancelled)
+        written = real_write(path, content, cancelled)
         at_work -= 1
         return written
 
-    with mock.patch.object(save, "write_and_hash", write):
+    with mock.patch.object(save, "write_and_hash", write), mock.patch.object(Engine, "step", step):
         error = None
         try:
             train(config)
@@ -65,7 +78,7 @@ def order_of(run: Path) -> list[str]:
 
 def test_training_goes_on_while_a_checkpoint_is_written(corpus, tmp_path):
     config = train_config(tmp_path / "run", corpus, schedule__total_steps=6, checkpoint__every_steps=3)
-    assert run_distributed(1, train_slowly_saved, config, (0,)) == [{"error": None, "most": 1}]
+    assert run_distributed(1, train_slowly_saved, config, (0,), 5) == [{"error": None, "most": 1}]
     order = order_of(tmp_path / "run")
     assert order.index("checkpoint 3") > order.index("step 4")
     assert order[-1] == "checkpoint 6"
@@ -87,9 +100,9 @@ def test_what_a_save_costs_is_on_record_and_little(corpus, tmp_path):
         for name in ("beside", "apart")
     )
     assert beside["save_s"] >= SLOW_S
-    assert beside["stall_s"] < SLOW_S / 2
+    assert beside["stall_s"] < beside["save_s"] / 2
     assert apart["stall_s"] >= SLOW_S
-    assert apart["stall_s"] == pytest.approx(apart["save_s"], rel=0.2)
+    assert apart["stall_s"] > 0.8 * apart["save_s"]
     order = order_of(tmp_path / "apart")
     assert order.index("checkpoint 30") == order.index("step 30") + 1
 
