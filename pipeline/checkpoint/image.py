@@ -6,6 +6,7 @@ tensors gathered and copied once more; here the copy off the device is the only 
 """
 
 import json
+from collections.abc import Mapping
 
 import torch
 
@@ -20,20 +21,16 @@ class HostImage:
     """The file of one rank: `fill` it, then write `content`.
 
     Args:
-        fragments: whose names and sizes the layout is made for; they stay the same during a run.
-        device: where they lie.
+        sizes: parameter -> elements of the range of it that the file holds.
+        device: where they are copied from.
     """
 
-    def __init__(self, fragments: list[Fragment], device: torch.device) -> None:
+    def __init__(self, sizes: Mapping[str, int], device: torch.device) -> None:
         header, offset = {}, 0
-        for fragment in fragments:
+        for name, numel in sizes.items():
             for kind in KINDS:
-                end = offset + fragment.numel * ELEMENT_BYTES
-                header[f"{kind}/{fragment.name}"] = {
-                    "dtype": "F32",
-                    "shape": [fragment.numel],
-                    "data_offsets": [offset, end],
-                }
+                end = offset + numel * ELEMENT_BYTES
+                header[f"{kind}/{name}"] = {"dtype": "F32", "shape": [numel], "data_offsets": [offset, end]}
                 offset = end
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
@@ -52,11 +49,15 @@ class HostImage:
         """The bytes of the file; they change at the next `fill`."""
         return self._bytes.numpy().data
 
+    def tensor(self, name: str, kind: str) -> torch.Tensor:
+        """The part of `content` that holds one kind of a parameter's state, to be written to: fp32 [numel]."""
+        return self._tensors[f"{kind}/{name}"]
+
     def fill(self, fragments: list[Fragment]) -> None:
         """Copy the fragments off the device; when this returns they may change again."""
         for fragment in fragments:
             for kind in KINDS:
-                self._tensors[f"{kind}/{fragment.name}"].copy_(fragment.state[kind], non_blocking=True)
+                self.tensor(fragment.name, kind).copy_(fragment.state[kind], non_blocking=True)
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
 

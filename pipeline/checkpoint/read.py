@@ -1,6 +1,6 @@
 """Fragments on disk -> tensors: any range of any tensor-parallel slice, or whole logical parameters.
 
-Files are opened once and read through memory maps, so reading takes the memory of what is asked for.
+Files are opened once, and of each no more is read than what is asked for.
 """
 
 import math
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from foreword.errors import CheckpointError
 from pipeline.checkpoint.meta import KINDS, MASTER, META_NAME, CheckpointMeta, FragmentRange, read_meta
+from pipeline.checkpoint.tensor_file import TensorFile
 
 
 class CheckpointReader:
@@ -21,7 +22,7 @@ class CheckpointReader:
 
     def __init__(self, checkpoint: Path, meta: CheckpointMeta) -> None:
         self.checkpoint, self.meta = checkpoint, meta
-        self._files: dict[str, safe_open] = {}
+        self._files: dict[str, TensorFile] = {}
         # (parameter, tensor-parallel rank) -> where its ranges are, in ascending order
         self._index: dict[tuple[str, int], list[tuple[FragmentRange, str]]] = defaultdict(list)
         for file_name, entry in meta.files.items():
@@ -34,6 +35,8 @@ class CheckpointReader:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for file in self._files.values():
+            file.close()
         self._files.clear()
 
     def read_range(self, name: str, kind: str, tensor_parallel_rank: int, start: int, numel: int) -> torch.Tensor:
@@ -91,14 +94,9 @@ class CheckpointReader:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _read(self, file_name: str, key: str, start: int, end: int) -> torch.Tensor:
-        path = self.checkpoint / file_name
-        try:
-            if file_name not in self._files:
-                self._files[file_name] = safe_open(path, framework="pt")
-            return self._files[file_name].get_slice(key)[start:end]
-        except (OSError, SafetensorError) as error:
-            remedy = "use another checkpoint; `foreword verify` names every problem"
-            raise CheckpointError(f"cannot be read: {error}", where=path, remedy=remedy) from None
+        if file_name not in self._files:
+            self._files[file_name] = TensorFile(self.checkpoint / file_name)
+        return self._files[file_name].read(key, start, end)
 
 
 def _rectangles(start: int, end: int, width: int) -> Iterator[tuple[int, int, int, int]]:

@@ -6,16 +6,15 @@ data-parallel size and the ZeRO stage leave no trace in the format (files hold a
 """
 
 import math
-import os
 import shutil
+import threading
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from foreword.errors import CheckpointError, ConfigError
-from foreword.files import sha256_of
 from pipeline.checkpoint.find import find_checkpoint
+from pipeline.checkpoint.image import HostImage
 from pipeline.checkpoint.meta import (
     KINDS,
     CheckpointMeta,
@@ -27,6 +26,7 @@ from pipeline.checkpoint.meta import (
     write_meta,
 )
 from pipeline.checkpoint.read import CheckpointReader
+from pipeline.checkpoint.write import write_and_hash
 from pipeline.weights.directory import TOKENIZER_DIRECTORY, whole_directory
 
 ELEMENTS_PER_FILE = 2**24  # parameters, so 192 MiB with the moments: what is held in memory at a time
@@ -102,12 +102,12 @@ def _files_of_rank(meta: CheckpointMeta, rank: int, size: int) -> list[dict[str,
 
 
 def _write(path: Path, reader: CheckpointReader, ranges: dict[str, FragmentRange], rank: int, size: int) -> FileEntry:
-    tensors: dict[str, torch.Tensor] = {
-        f"{kind}/{name}": reader.read_slice_range(name, kind, rank, size, fragment.start, fragment.numel).contiguous()
-        for name, fragment in ranges.items()
-        for kind in KINDS
-    }
-    save_file(tensors, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return FileEntry(size=path.stat().st_size, sha256=sha256_of(path), tensor_parallel_rank=rank, fragments=ranges)
+    image = HostImage({name: fragment.numel for name, fragment in ranges.items()}, torch.device("cpu"))
+    for name, fragment in ranges.items():
+        for kind in KINDS:
+            image.tensor(name, kind).copy_(
+                reader.read_slice_range(name, kind, rank, size, fragment.start, fragment.numel)
+            )
+    sha256 = write_and_hash(path, image.content, threading.Event())
+    assert sha256 is not None  # nobody has cancelled it
+    return FileEntry(size=len(image.content), sha256=sha256, tensor_parallel_rank=rank, fragments=ranges)

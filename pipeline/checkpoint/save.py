@@ -85,7 +85,8 @@ class Saver:
 
     def __init__(self, engine: Engine, workspace: Workspace, config: CheckpointConfig, lease: Lease | None) -> None:
         self._engine, self._workspace, self._config, self._lease = engine, workspace, config, lease
-        self._image = HostImage(_written_here(engine), engine.parallel.device)
+        sizes = {fragment.name: fragment.numel for fragment in _written_here(engine)}
+        self._image = HostImage(sizes, engine.parallel.device)
         self._in_flight: _InFlight | None = None
         self._given_up = threading.Event()
         self._pool = ThreadPoolExecutor(1, "checkpoint")
