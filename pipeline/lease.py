@@ -210,7 +210,9 @@ def find_holder(run_dir: Path) -> Holder | None:
             path = _directory(run_dir, numbers[-1])
             claim, beat = _read_claim(path), _last_beat(path)
             silent_s = max(0.0, time.time() - beat / 1e9) if beat is not None else float("inf")
-            return Holder(claim, silent_s, claim is not None and claim.gives_way_to(Claim.of_this_process({})))
+            return Holder(
+                claim, silent_s, claim is not None and claim.gives_way_to(Claim.of_this_process({}, beats_every_s=0))
+            )
     return None
 
 
