@@ -28,7 +28,7 @@ def plainly(text: str, config: TextConfig) -> str:
     st.sampled_from(["nfc", "none"]),
     st.sampled_from(["remove", "keep"]),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_normalisation_equals_the_definition(texts, normalization, control_characters):
     config = TextConfig(normalization=normalization, control_characters=control_characters)
     assert normalize(string_array(texts), config).to_pylist() == [plainly(text, config) for text in texts]

@@ -151,7 +151,7 @@ def arrow_stream():
     keep=st.floats(0.2, 1.0),
     prefix=st.sampled_from([{"policy": "none"}, {"policy": "field", "turns_field": "turns"}]),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_saved_dataset_is_an_error_of_ours_or_counted(tmp_path, changes, keep, prefix):
     saved = save(tmp_path / "saved", text=["a"], turns=[["a", "b"]]) if not (tmp_path / "saved").exists() else None
     saved = saved or source(tmp_path / "saved")

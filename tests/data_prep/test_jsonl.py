@@ -35,7 +35,7 @@ def read_texts(path, ranges=None, refuse=True, **source):
     ends_with_newline=st.booleans(),
     blank_lines=st.booleans(),
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_cut_of_a_file_gives_every_record_once_in_order(
     tmp_path, monkeypatch, texts, slice_bytes, block_bytes, ends_with_newline, blank_lines
 ):

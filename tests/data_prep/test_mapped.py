@@ -14,7 +14,7 @@ from foreword.errors import DataError
 DTYPES = st.sampled_from([np.uint16, np.uint32, np.int32, np.int64, np.float64])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays.arrays(DTYPES, arrays.array_shapes(max_dims=3, min_side=0, max_side=40)))
 def test_it_is_the_array_that_was_written(tmp_path_factory, array):
     path = tmp_path_factory.mktemp("array") / "a.npy"

@@ -45,7 +45,7 @@ def read(slice_bytes=WHOLE, refuse=True, vocab_size=50_257, **values):
     slice_bytes=st.integers(1, 300),
     batch_ids=st.integers(1, 30),
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_cut_gives_every_document_once_in_order(
     tmp_path, monkeypatch, documents, kind, modes, slice_bytes, batch_ids
 ):
@@ -133,7 +133,7 @@ def test_an_index_that_does_not_fit_is_refused_or_counted_once_however_it_is_cut
     keep=st.floats(0.0, 1.0),
     slice_bytes=st.sampled_from([7, WHOLE]),
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_is_an_error_of_ours_or_counted(tmp_path, changes, keep, slice_bytes):
     source = write(tmp_path / "a", [[[1, 2]], [[3], [4, 5, 6]], []])
     for position, content in changes:

@@ -17,7 +17,7 @@ def row_fill(packed: Packed) -> np.ndarray:
 
 
 @given(policies, lengths_lists, row_lengths)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_token_after_a_documents_first_is_predicted_exactly_once(policy, lengths, row_length):
     packed = pack(policy, np.array(lengths), row_length)
     predicted = [np.zeros(length, dtype=int) for length in lengths]
@@ -28,7 +28,7 @@ def test_every_token_after_a_documents_first_is_predicted_exactly_once(policy, l
 
 
 @given(policies, lengths_lists, row_lengths)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_rows_hold_their_pieces_and_every_piece_has_a_target(policy, lengths, row_length):
     packed = pack(policy, np.array(lengths), row_length)
     assert (row_fill(packed) <= row_length).all()
@@ -39,7 +39,7 @@ def test_rows_hold_their_pieces_and_every_piece_has_a_target(policy, lengths, ro
 
 
 @given(policies, lengths_lists, row_lengths)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_pieces_of_a_document_are_numbered_from_zero(policy, lengths, row_length):
     packed = pack(policy, np.array(lengths), row_length)
     for document in range(len(lengths)):
@@ -49,7 +49,7 @@ def test_pieces_of_a_document_are_numbered_from_zero(policy, lengths, row_length
 
 
 @given(lengths_lists, row_lengths)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_best_fit_never_cuts_a_document_that_fits(lengths, row_length):
     packed = pack("best_fit", np.array(lengths), row_length)
     pieces = np.bincount(packed.document)
@@ -57,14 +57,14 @@ def test_best_fit_never_cuts_a_document_that_fits(lengths, row_length):
 
 
 @given(lengths_lists, row_lengths)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_concat_leaves_at_most_one_column_of_a_row_empty_except_in_the_last(lengths, row_length):
     fill = row_fill(pack("concat", np.array(lengths), row_length))
     assert (fill[:-1] >= row_length - 1).all()
 
 
 @given(st.lists(st.integers(2, 30), min_size=1, max_size=120))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_batched_best_fit_equals_the_textbook_one_in_rows_used(lengths):
     row_length = 30
     free: list[int] = []

@@ -28,7 +28,7 @@ def write(path, row_group_size=None, **columns):
     slice_bytes=st.integers(20, 900),
     batch_bytes=st.integers(1, 100),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_cut_of_a_file_gives_every_row_once_in_order(
     tmp_path, monkeypatch, texts, row_group_size, slice_bytes, batch_bytes
 ):
@@ -192,7 +192,7 @@ def valid_file():
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=6)), max_size=4),
     keep=st.floats(0.2, 1.0),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_an_error_of_ours_or_counted(tmp_path, changes, keep):
     content = bytearray(valid_file())
     for position, change in changes:

@@ -21,7 +21,7 @@ def lengths_of(policy, length, seed=1, number=0, boundary=-1):
 
 
 @given(st.lists(st.integers(2, 2000), min_size=1, max_size=50), st.integers(0, 2**63 - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_policy_leaves_a_target(lengths, seed):
     for policy in (NoPrefix(), UniformPrefix(policy="uniform"), FractionPrefix(policy="fraction", fraction=0.999)):
         prefixes = lengths_of(policy, lengths, seed)

@@ -108,7 +108,7 @@ THRESHOLDS = [0.0, 0.1, 0.25, 0.5, 0.9]
 
 
 @given(st.lists(ugly_text, min_size=1, max_size=5), st.sampled_from(THRESHOLDS), st.integers(1, 20), st.integers(1, 8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_quality_rules_equal_their_definition(texts, share, words, stop_words):
     rules = GopherQuality(
         min_words=words,
@@ -141,7 +141,7 @@ def test_quality_rules_equal_their_definition(texts, share, words, stop_words):
 
 
 @given(st.lists(ugly_text, min_size=1, max_size=5), st.sampled_from(THRESHOLDS))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_repetition_rules_equal_their_definition(texts, share):
     rules = GopherRepetition(
         max_duplicate_lines=share,

@@ -48,7 +48,7 @@ def valid(ending):
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=6)), max_size=4),
     keep=st.floats(0.0, 1.0),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_an_error_of_ours_or_counted(tmp_path, ending, changes, keep):
     content = bytearray(valid(ending))
     for position, change in changes:
@@ -64,7 +64,7 @@ def test_a_damaged_file_is_an_error_of_ours_or_counted(tmp_path, ending, changes
     lines=st.lists(st.one_of(st.sampled_from(LINES), st.binary(max_size=12)), max_size=12),
     slice_bytes=st.integers(1, 60),
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_lines_are_read_or_counted_alike_however_they_are_cut(tmp_path, lines, slice_bytes):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join(lines))

@@ -33,7 +33,7 @@ def test_a_file_is_a_document(tmp_path):
     slice_bytes=st.integers(1, 40),
     block_bytes=st.integers(1, 12),
 )
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_cut_gives_what_splitting_the_whole_text_gives(
     tmp_path, monkeypatch, texts, separator, slice_bytes, block_bytes
 ):
@@ -107,7 +107,7 @@ def test_an_empty_separator_is_a_mistake(tmp_path):
 
 
 @given(content=st.binary(max_size=200), separator=st.text(min_size=1, max_size=2), slice_bytes=st.integers(1, 60))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_read_or_counted_alike_however_they_are_cut(tmp_path, content, separator, slice_bytes):
     source = write(tmp_path / "a.txt", content, separator=separator)
     assert read_texts(slice_bytes=slice_bytes, refuse=False, **source) == read_texts(refuse=False, **source)

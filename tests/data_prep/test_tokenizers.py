@@ -88,7 +88,7 @@ def test_the_engine_gives_the_references_ids(directories, texts, kind):
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "gpt2_new"])
 @given(text=st.text(max_size=60))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_engine_gives_the_references_ids_for_any_text(directories, kind, text):
     tokenizer, engine = _loaded(directories[kind])
     check_engine(engine, tokenizer, [text], "here")
@@ -157,7 +157,7 @@ def test_mistakes_are_named(tmp_path, directories):
 
 
 @given(st.lists(st.text(min_size=1, max_size=40), max_size=30), st.integers(10, 200), st.randoms())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_training_sample_is_bounded_and_independent_of_order(documents, sample_bytes, random):
     sample = sample_sentences(documents, sample_bytes, seed=1)
     shuffled = list(documents)

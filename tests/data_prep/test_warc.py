@@ -158,7 +158,7 @@ def test_no_nesting_makes_a_page_slow(tmp_path, tags):
     tags=st.lists(st.sampled_from(["<div>", "</div>", "<!--", "<svg>", "<select>", "&#x110000;", "<plaintext>", "\0"])),
     charset=st.sampled_from(["utf-8", "utf-16", "shift_jis", "x"]),
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_pages_and_records_are_errors_of_ours_or_counted(tmp_path, changes, tags, charset):
     body = page(head="".join(tags)).encode()
     content = bytearray(response(body, content_type=f"text/html; charset={charset}") + response(page()))

@@ -23,7 +23,7 @@ def write(path, *records):
 @given(
     texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=60), max_size=8), block=st.integers(1, 80)
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_conversion_records_are_documents_as_they_are(tmp_path, monkeypatch, texts, block):
     monkeypatch.setattr(web_archive, "BLOCK_BYTES", block)
     monkeypatch.setattr(batches, "BATCH_BYTES", 50)
@@ -137,7 +137,7 @@ def test_time_grows_with_the_file_even_when_every_record_lies_about_its_length(t
     ),
     block=st.integers(1, 100),
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_read_or_counted_alike_in_any_blocks(tmp_path, monkeypatch, pieces, block):
     source = write(tmp_path / "a.wet", *pieces)
     monkeypatch.setattr(web_archive, "BLOCK_BYTES", 1 << 20)

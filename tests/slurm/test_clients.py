@@ -31,7 +31,7 @@ def test_a_job_that_waits_has_a_reason_and_perhaps_a_start(fake_slurm: FakeSlurm
 
 @given(name=LINE, directory=LINE)
 @example(name=TRICKY_LINE, directory=TRICKY_LINE)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_names_may_hold_what_a_line_can(fake_slurm: FakeSlurm, name: str, directory: str) -> None:
     fake_slurm.show(("12", "RUNNING"), name=name, comment=f"foreword:/{directory}")
     (job,) = clients.own_jobs()

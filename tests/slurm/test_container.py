@@ -88,7 +88,7 @@ def test_names_of_images_and_mounts_are_single_lines(key: str, value: str) -> No
 
 @given(image=st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1))
 @example(image=TRICKY_LINE)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_images_name_is_one_word_whatever_it_holds(image: str) -> None:
     assert launch(cluster(image=image), HERE, []).command[-2] == image
     assert launch(cluster(image=image, runtime="pyxis"), HERE, []).srun_options[0] == f"--container-image={image}"

@@ -41,7 +41,7 @@ def test_the_newest_log_is_the_one_written_last(jobs: Path, tmp_path: Path) -> N
 
 
 @given(text=st.text(alphabet="ab\n", max_size=40), lines=st.integers(1, 6), chunk=st.integers(1, 7))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_last_lines_are_those_of_tail(
     tmp_path_factory: pytest.TempPathFactory, text: str, lines: int, chunk: int
 ) -> None:

@@ -190,7 +190,7 @@ def test_a_job_works_although_nothing_can_be_noted(tmp_path: Path) -> None:
 @given(word=ARGUMENT, value=ARGUMENT)
 @example(word=TRICKY, value=TRICKY)
 @example(word="", value="\r")
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_words_and_variables_reach_the_process_as_they_are(tmp_path: Path, word: str, value: str) -> None:
     (tmp_path / "slurm").mkdir(exist_ok=True)
     prep = {"environment": {"TRICKY": value}, "command": ["python", word]}
@@ -203,7 +203,7 @@ def test_words_and_variables_reach_the_process_as_they_are(tmp_path: Path, word:
 
 @given(name=LINE.filter(lambda name: "/" not in name and "\\" not in name and name not in (".", "..")))
 @example(name=TRICKY_LINE.replace("/", ""))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_corpus_may_have_any_name_that_fits_on_a_line(tmp_path: Path, name: str) -> None:
     directory = tmp_path / name[:60]
     (directory / "slurm").mkdir(parents=True, exist_ok=True)

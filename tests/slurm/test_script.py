@@ -169,7 +169,7 @@ def test_restarts_are_bounded(tmp_path: Path) -> None:
 @given(word=ARGUMENT, value=ARGUMENT)
 @example(word=TRICKY, value=TRICKY)
 @example(word="", value="\r")
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_words_and_variables_reach_the_tasks_as_they_are(tmp_path: Path, word: str, value: str) -> None:
     cluster = CLUSTERS["cpu"].model_copy(update={"environment": {"TRICKY": value}})
     job = play(tmp_path, render(cluster, command=["python", word]))
@@ -181,7 +181,7 @@ def test_words_and_variables_reach_the_tasks_as_they_are(tmp_path: Path, word: s
 
 @given(value=LINE)
 @example(value=TRICKY_LINE)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_values_on_sbatch_lines_are_what_sbatch_reads(value: str) -> None:
     changes = {"partition": value, "account": value, "qos": value, "sbatch_options": {"constraint": value, "nice": 5}}
     read = sbatch_values(render(CLUSTERS["cpu"].model_copy(update=changes)))

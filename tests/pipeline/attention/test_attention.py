@@ -72,13 +72,13 @@ def assert_equals_the_oracle(case: Case, rows: list[Segments], row_length: int) 
 
 
 @pytest.mark.parametrize("name", ["sdpa", "varlen"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows_of_segments())
 def test_outputs_and_gradients_equal_the_float64_oracle(name: str, drawn: Rows) -> None:
     assert_equals_the_oracle(CASES[name], *drawn)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(rows_of_segments())
 def test_flex_outputs_equal_the_float64_oracle(drawn: Rows) -> None:
     assert_equals_the_oracle(CASES["flex"], *drawn)
@@ -135,7 +135,7 @@ def dense(mask: torch.nn.attention.flex_attention.BlockMask, num_rows: int, sequ
     return seen[:, :sequence_length, :sequence_length]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows_of_segments(max_rows=2, max_row_length=3 * BLOCK + 2))
 @example((LONG_ROWS, 301))
 @example((LONG_ROWS, 2 * BLOCK + 46))
@@ -147,7 +147,7 @@ def test_flex_block_masks_are_the_mask_and_no_block_is_listed_that_need_not_be(d
     assert mask.kv_num_blocks.shape[1] == 1  # one mask for all heads
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows_of_segments())
 def test_the_two_flash_calls_compute_the_pairs_of_the_mask_and_not_one_more(drawn: Rows) -> None:
     rows, row_length = drawn

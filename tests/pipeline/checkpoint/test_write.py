@@ -6,7 +6,7 @@ import os
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.checkpoint import write
@@ -33,7 +33,6 @@ def write_all(path, content) -> None:
     assert digest == hashlib.sha256(content).hexdigest()
 
 
-@settings(deadline=None)  # a disk takes its time
 @given(
     length=st.integers(0, 3).flatmap(lambda n: st.integers(-2, 2).map(lambda by: max(0, n * ALIGNMENT_BYTES + by))),
     offset=st.sampled_from([0, 1, 64, ALIGNMENT_BYTES - 1]),

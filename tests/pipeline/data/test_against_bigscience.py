@@ -99,7 +99,7 @@ def assert_same_mask_and_positions(ours: Batch, theirs: TheirBatch) -> None:
     assert np.array_equal(ours.position_ids_BS[0].numpy(), theirs.positions)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(packed_rows())
 def test_causal_documents_that_are_kept_apart(row):
     """Mask, positions and loss mask are the same."""
@@ -109,7 +109,7 @@ def test_causal_documents_that_are_kept_apart(row):
     assert np.array_equal(ours.loss_mask_BS[0].numpy(), theirs.scored)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(packed_rows(), st.data())
 def test_a_prefix_in_every_document(row, data):
     """Mask and positions are the same; of the loss, one position per prefix: its last, which predicts what follows."""
@@ -129,7 +129,7 @@ def test_a_prefix_in_every_document(row, data):
     assert np.array_equal(ours.loss_mask_BS[0].numpy(), expected)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(packed_rows(), st.data())
 def test_one_prefix_in_a_row_whose_documents_are_not_kept_apart(row, data):
     """For us such a row is one segment."""

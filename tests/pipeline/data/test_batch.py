@@ -23,7 +23,7 @@ def facts_of_token(row: Segments, column: int) -> tuple[int, int, int]:
     return number, *row[number]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows_of_segments())
 def test_the_table_of_segments_says_what_the_tokens_say(drawn: tuple[list[Segments], int]) -> None:
     rows, row_length = drawn
@@ -38,7 +38,7 @@ def test_the_table_of_segments_says_what_the_tokens_say(drawn: tuple[list[Segmen
         assert np.array_equal(np.repeat(prefix_len_G, length_G), prefix_len_T)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows_of_segments())
 def test_every_field_equals_the_obvious_reading(drawn: tuple[list[Segments], int]) -> None:
     rows, row_length = drawn
@@ -59,7 +59,7 @@ def test_every_field_equals_the_obvious_reading(drawn: tuple[list[Segments], int
     assert batch.scored_N.tolist() == batch.loss_mask_BS.flatten().nonzero().flatten().tolist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows_of_segments())
 def test_no_scored_position_can_see_its_own_label(drawn: tuple[list[Segments], int]) -> None:
     batch = batch_of(*drawn)
@@ -67,7 +67,7 @@ def test_no_scored_position_can_see_its_own_label(drawn: tuple[list[Segments], i
     assert (batch.prefix_end_BS[rows_N, columns_N] <= columns_N + 1).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows_of_segments())
 def test_reading_causally_changes_what_is_seen_and_not_what_is_scored(drawn: tuple[list[Segments], int]) -> None:
     shard, causal = batch_of(*drawn), batch_of(*drawn, visibility="causal")

@@ -14,7 +14,7 @@ PINNED = [0, 0, 0, 1, 0, 0, 1, 0, 0, 2]
 weights_of_some = st.lists(st.integers(1, 60), min_size=1, max_size=7)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(weights_of_some, st.integers(0, 3))
 def test_at_every_position_each_corpus_has_given_its_share_to_within_less_than_one_row(weights, cycle):
     total = sum(weights)
@@ -27,7 +27,7 @@ def test_at_every_position_each_corpus_has_given_its_share_to_within_less_than_o
         assert given_before[corpus == index].tolist() == list(range(cycle * weight, (cycle + 2) * weight))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(weights_of_some)
 def test_every_row_comes_within_its_window(weights):
     """Not before its share has become due, and before the next one's has."""
@@ -38,7 +38,7 @@ def test_every_row_comes_within_its_window(weights):
             assert k * total // weight <= place < -(-(k + 1) * total // weight)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(weights_of_some, st.lists(st.integers(0, 10**15), min_size=1, max_size=20))
 def test_a_position_needs_none_before_it(weights, positions):
     blend, cycle = Blend(weights), sum(weights)

@@ -45,7 +45,7 @@ def one_long_segment(config: MaskingConfig, epoch: int = 0) -> tuple[np.ndarray,
     return tokens[masked.row, masked.column], masked.read_as, masked.column
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows_of_segments(max_rows=4, max_row_length=40), st.floats(0.001, 1.0))
 def test_of_each_segment_exactly_its_share_is_chosen_and_at_least_one(drawn, chosen):
     rows, row_length = drawn
@@ -59,7 +59,7 @@ def test_of_each_segment_exactly_its_share_is_chosen_and_at_least_one(drawn, cho
         assert inside.sum() == min(max(round(chosen * candidates), 1), candidates)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows_of_segments(max_rows=4), st.integers(0, 3))
 def test_the_choice_is_the_same_whatever_stands_around_the_row(drawn, epoch):
     rows, row_length = drawn
@@ -125,7 +125,7 @@ def test_the_mask_token_may_be_one_of_the_vocabulary():
     assert (read_as == 5).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows_of_segments(max_rows=4), st.integers(0, 10))
 def test_visibility_loss_mask_and_labels_of_all_three_regimes_follow_from_one_table(drawn, epoch):
     """Read off token by token: causal, prefix and masked segments beside each other in one row."""

@@ -76,7 +76,7 @@ def test_the_shares_of_the_objectives_are_their_weights(weights):
         assert share > 0 or count == 0, name
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows_of_segments(max_rows=5), st.sampled_from([SHARDS, UNIFORM]), st.randoms(use_true_random=False))
 def test_a_segment_is_the_same_whatever_stands_around_its_row(drawn, boundaries, random):
     """So it is the same in any micro-batch, on any rank, before and after any resume."""
@@ -115,7 +115,7 @@ def test_boundaries_are_drawn_anew_in_each_epoch():
     assert abs((first.prefix_len == other.prefix_len).mean() - 1 / 20) < 0.01
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows_of_segments(max_rows=4), st.integers(0, 5))
 def test_what_the_shards_say_is_kept(drawn, epoch):
     """Under the policy `shards`; and under every policy, padding."""
@@ -128,7 +128,7 @@ def test_what_the_shards_say_is_kept(drawn, epoch):
         assert not assigned.masked[segments.is_padding].any()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rows_of_segments(max_rows=4, max_row_length=30),
     st.one_of(st.none(), st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)),
@@ -149,7 +149,7 @@ def test_drawn_boundaries_lie_in_their_range_and_leave_a_target(drawn, fraction)
             assert min(int(lowest * length), length - 1) <= prefix_len <= highest * length
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows_of_segments(max_rows=4), st.sampled_from(["causal", "prefix"]))
 def test_every_segment_of_two_tokens_or_more_has_a_target_and_no_single_token_has(drawn, name):
     rows, row_length = drawn

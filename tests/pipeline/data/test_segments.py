@@ -9,7 +9,7 @@ from data_prep.shards import PADDING
 from pipeline.data.segments import segments_of
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows_of_segments(max_rows=5))
 def test_each_segment_has_its_place_in_its_row(drawn: tuple[list[SegmentList], int]) -> None:
     rows, row_length = drawn

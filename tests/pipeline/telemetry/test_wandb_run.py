@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import wandb
 from training import train_config
 from wandb_files import config_of, history_of, step_metrics_of
 from wandb_server import wandb_server
 
-import wandb
 from foreword.errors import ConfigError, MachineError
 from pipeline.config import WandbConfig
 from pipeline.telemetry import wandb_run
