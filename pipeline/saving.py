@@ -57,7 +57,7 @@ class Saving:
     def go_on(self, step: int, counts: StepCounts, world_size: int) -> None:
         """At the boundary after `step`, take a save further that all ranks are done with, or give up a failed one."""
         if counts.saves_failed or counts.saves_done == world_size:
-            self._advance(step, give_up=counts.saves_failed > 0)
+            self._advance(step)
 
     def wait(self, step: int) -> None:
         """Wait at the boundary after `step` until nothing is in flight."""
@@ -73,10 +73,10 @@ class Saving:
         if self._error is not None:
             raise self._error
 
-    def _advance(self, step: int, give_up: bool = False) -> None:
+    def _advance(self, step: int) -> None:
         try:
             with self._clock.spent_on("saving"):
-                saved = self._saver.advance(give_up=give_up)
+                saved = self._saver.advance()
         except CheckpointError as error:
             self._error, message = error, str(error)
             self._reporter.tell(lambda to: to.failed_save(step, message))

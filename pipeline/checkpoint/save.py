@@ -132,11 +132,8 @@ class Saver:
             writing.set_exception(error)
         self._in_flight = _InFlight(meta, began, writing, stall_s=time.perf_counter() - began)
 
-    def advance(self, *, give_up: bool = False) -> Saved | None:
+    def advance(self) -> Saved | None:
         """Take the save in flight one part further, waiting for all ranks' threads; every rank must call this.
-
-        Args:
-            give_up: another rank has failed, so what is still being written is for nothing.
 
         Returns:
             The checkpoint, when it has been published.
@@ -149,8 +146,6 @@ class Saver:
         save = self._in_flight
         assert save is not None
         started = time.perf_counter()
-        if give_up:
-            self._given_up.set()
         try:
             if save.publishing is None:
                 self._await_writing()
