@@ -24,6 +24,7 @@ from pipeline.engine import Engine
 from pipeline.schedule import Schedule
 from pipeline.vocabulary import padded_vocab_size
 from pipeline.weights.directory import is_weights
+from pipeline.weights.hf_directory import is_hugging_face
 from pipeline.weights.pretrained import Pretrained, open_pretrained
 from pipeline.weights.stored import open_stored
 
@@ -50,6 +51,12 @@ def find_origin(
             remedy="use another run_dir for the new run",
         )
     pretrained = open_pretrained(init.path)
+    if is_hugging_face(pretrained.path):
+        raise ConfigError(
+            f"{init.path} is in the Hugging Face layout",
+            where="init_from.path",
+            remedy=f"`foreword import {init.path} OUT`, and begin from OUT",
+        )
     _refuse_another_model(pretrained, config, corpus)
     if pretrained.checkpoint is None:
         _refuse_without_a_run(init)

@@ -19,7 +19,7 @@ from data_prep.tokenizers.base import Tokenizer
 from foreword.errors import ConfigError, ForewordError
 from foreword.files import atomic_write, sha256_of
 
-__all__ = ["Tokenizer", "load_tokenizer", "save_tokenizer"]
+__all__ = ["DESCRIPTION_NAME", "Tokenizer", "description_of", "load_tokenizer", "save_tokenizer"]
 
 DESCRIPTION_NAME = "foreword_tokenizer.json"
 TOKEN_BYTES_NAME = "token_bytes.npy"
@@ -71,16 +71,10 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> TokenizerInfo:
     directory.mkdir(parents=True, exist_ok=True)
     token_bytes = io.BytesIO()
     np.save(token_bytes, tokenizer.token_bytes())
-    description = {
-        "kind": tokenizer.kind,
-        "name": tokenizer.name,
-        "eod_id": tokenizer.eod_id,
-        "pad_id": tokenizer.pad_id,
-    }
     contents = {
         **tokenizer.files,
         TOKEN_BYTES_NAME: token_bytes.getvalue(),
-        DESCRIPTION_NAME: (json.dumps(description, indent=1) + "\n").encode(),
+        DESCRIPTION_NAME: description_of(tokenizer),
     }
     for name, content in contents.items():
         with atomic_write(directory / name) as file:
@@ -97,6 +91,17 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> TokenizerInfo:
             for name, content in sorted(contents.items())
         },
     )
+
+
+def description_of(tokenizer: Tokenizer) -> bytes:
+    """The contents of foreword_tokenizer.json: what the tokenizer's own files do not say."""
+    description = {
+        "kind": tokenizer.kind,
+        "name": tokenizer.name,
+        "eod_id": tokenizer.eod_id,
+        "pad_id": tokenizer.pad_id,
+    }
+    return (json.dumps(description, indent=1) + "\n").encode()
 
 
 def _find_files(path: Path) -> tuple[str, dict[str, Path]]:

@@ -8,6 +8,9 @@ import numpy as np
 
 from foreword.errors import ConfigError
 
+GPT2_FILES = {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"}
+"""Hugging Face's names for GPT-2's two files -> OpenAI's."""
+
 
 class Tokenizer(ABC):
     """A tokenizer read from its own files; the reference that the fast engine is held against.
@@ -45,6 +48,10 @@ class Tokenizer(ABC):
         """The id of a token given by its own name, or None."""
 
     @abstractmethod
+    def token_of(self, token_id: int) -> str:
+        """The name of an id in the vocabulary, as `id_of` takes it."""
+
+    @abstractmethod
     def token_bytes(self) -> np.ndarray:
         """int32 [vocab_size]: how many UTF-8 bytes of text each id stands for, 0 for special ids."""
 
@@ -58,9 +65,12 @@ class Tokenizer(ABC):
 
     @property
     def sha256(self) -> str:
-        """Hash of the tokenizer's own files in name order: equal hashes mean equal ids."""
+        """Hash of the tokenizer's own files in name order: equal hashes mean equal ids.
+
+        GPT-2's two files are known by two pairs of names, which do not count.
+        """
         digest = hashlib.sha256()
-        for name in sorted(self.files):
+        for name in sorted(self.files, key=lambda name: GPT2_FILES.get(name, name)):
             digest.update(hashlib.sha256(self.files[name]).digest())
         return digest.hexdigest()
 

@@ -22,6 +22,7 @@ class JsonTokenizer(Tokenizer):
         if isinstance(vocab, list):  # unigram: [piece, score] in id order
             vocab = {piece: i for i, (piece, _) in enumerate(vocab)}
         self._ids: dict[str, int] = {**vocab, **{token["content"]: token["id"] for token in added}}
+        self._tokens = {i: token for token, i in self._ids.items()}
         special = {token["id"] for token in added if token["special"]}
         self._added_text = {token["id"]: token["content"] for token in added if not token["special"]}
         self._config = {
@@ -46,6 +47,10 @@ class JsonTokenizer(Tokenizer):
     def id_of(self, token: str) -> int | None:
         """The id of a token, added ones included, or None."""
         return self._ids.get(token)
+
+    def token_of(self, token_id: int) -> str:
+        """The token of an id, added ones included."""
+        return self._tokens[token_id]
 
     def token_bytes(self) -> np.ndarray:
         """int32 [vocab_size]; in a byte-level vocabulary every character of a token is one byte."""

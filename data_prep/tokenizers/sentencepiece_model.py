@@ -34,6 +34,10 @@ class SentencePieceTokenizer(Tokenizer):
         found = self.model.piece_to_id(token)
         return found if self.model.id_to_piece(found) == token else None
 
+    def token_of(self, token_id: int) -> str:
+        """The piece of an id."""
+        return self.model.id_to_piece(token_id)
+
     def token_bytes(self) -> np.ndarray:
         """int32 [vocab_size]; the space mark counts as the one byte it stands for."""
         sizes = np.zeros(self.vocab_size, dtype=np.int32)

@@ -187,14 +187,15 @@ def build_model(
     vocab_size: int,
     *,
     backend: AttentionBackend | None = None,
-    seed: int,
+    seed: int | None,
     sequence_parallel: bool = False,
     z_loss: float = 0.0,
 ) -> GPT2:
     """A freshly initialised model in fp32 on the CPU: this tensor-parallel rank's part of it.
 
-    The logical weights depend on (config, vocab_size, seed) alone, not on the tensor-parallel size. Needs
-    `pipeline.distributed.parallel.initialize` before it. Without a `backend` attention is `sdpa`, which runs anywhere.
+    The logical weights depend on (config, vocab_size, seed) alone, not on the tensor-parallel size; without a seed they
+    are left unset, for who will load all of them. Needs `pipeline.distributed.parallel.initialize` before it. Without a
+    `backend` attention is `sdpa`, which runs anywhere.
 
     Raises:
         ConfigError: the tensor-parallel size does not divide the heads or the vocabulary.
@@ -212,7 +213,8 @@ def build_model(
             )
     ranks = Ranks.of(group, sequence_parallel=sequence_parallel)
     model = GPT2(config, vocab_size, backend or SdpaBackend(), ranks, z_loss)
-    parameters.initialize(model, model.layout, config, seed, group.rank(), group.size())
+    if seed is not None:
+        parameters.initialize(model, model.layout, config, seed, group.rank(), group.size())
     return model
 
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from foreword.errors import CheckpointError
 from pipeline.checkpoint.meta import MASTER
@@ -22,7 +23,7 @@ from pipeline.weights.stored import open_stored
 def average_weights(paths: Sequence[Path], out: Path) -> WeightsMeta:
     """Write the elementwise mean of the weights at `paths`, summed in fp64 and stored in fp32.
 
-    Needs memory for one copy of the weights and one tensor, however many are averaged. All files are hashed first.
+    Needs memory for a few copies of the largest tensor, however many are averaged. All files are hashed first.
 
     Args:
         paths: runs, checkpoints or weights directories.
@@ -39,21 +40,25 @@ def average_weights(paths: Sequence[Path], out: Path) -> WeightsMeta:
     tokenizer = first.load_tokenizer()
     with ExitStack() as stack:
         stored = [stack.enter_context(open_stored(each.path, hashes=True)) for each in pretrained]
-        mean = {}
-        for name, shape in stored[0].shapes.items():
-            total = torch.zeros(shape, dtype=torch.float64)
+
+        def mean(name: str) -> Tensor:
+            total = torch.zeros(shapes[name], dtype=torch.float64)
             for tensors in stored:
                 total += tensors.read(name, MASTER)
-            mean[name] = (total / len(stored)).float()
-    return save_weights(
-        out,
-        mean,
-        model=first.config,
-        vocab_size=first.vocab_size,
-        objective=first.objective,
-        tokenizer=tokenizer,
-        source="the mean of " + ", ".join(str(each.path) for each in pretrained),
-    )
+            return (total / len(stored)).float()
+
+        shapes = stored[0].shapes
+        return save_weights(
+            out,
+            shapes,
+            mean,
+            model=first.config,
+            vocab_size=first.vocab_size,
+            objective=first.objective,
+            mask_token_id=first.mask_token_id,
+            tokenizer=tokenizer,
+            source="the mean of " + ", ".join(str(each.path) for each in pretrained),
+        )
 
 
 def _refuse_another_model(first: Pretrained, other: Pretrained) -> None:
@@ -62,6 +67,7 @@ def _refuse_another_model(first: Pretrained, other: Pretrained) -> None:
             "objective": describe_objectives(p.objective),
             "tokenizer sha256": p.tokenizer_sha256,
             "vocab_size": p.vocab_size,
+            "mask token": p.mask_token_id,
         }
         | {f"model.{key}": value for key, value in p.config.model_dump(mode="json").items()}
         for p in (first, other)

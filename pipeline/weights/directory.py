@@ -11,14 +11,12 @@ The directory appears under its name when it is whole.
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data_prep.manifest import FileInfo, TokenizerInfo
@@ -27,6 +25,7 @@ from foreword.config import Section
 from foreword.errors import CheckpointError, ConfigError
 from foreword.files import TEMPORARY_PREFIX, atomic_write, damaged_files, fsync_directory, sha256_of
 from pipeline.config import ModelConfig, ObjectiveName, Objectives
+from pipeline.weights.streaming import Shapes, write_tensors
 
 FORMAT: Literal["foreword-weights"] = "foreword-weights"
 META_NAME = "foreword.json"
@@ -39,6 +38,7 @@ class WeightsMeta(Section):
 
     Attributes:
         objective: name -> weight, that the weights were trained with.
+        mask_token_id: what masked tokens are read as; None for weights that were not trained on them.
         source: where the weights come from, for people.
         files: name inside the directory -> size and hash.
     """
@@ -48,6 +48,7 @@ class WeightsMeta(Section):
     model: ModelConfig
     vocab_size: int
     objective: Objectives
+    mask_token_id: int | None = None
     tokenizer: TokenizerInfo
     source: str
     files: dict[str, FileInfo]
@@ -55,32 +56,36 @@ class WeightsMeta(Section):
 
 def save_weights(
     directory: Path,
-    full_state: Mapping[str, Tensor],
+    shapes: Shapes,
+    read: Callable[[str], Tensor],
     *,
     model: ModelConfig,
     vocab_size: int,
     objective: Mapping[ObjectiveName, float],
+    mask_token_id: int | None,
     tokenizer: Tokenizer,
     source: str,
 ) -> WeightsMeta:
-    """Write a weights directory.
+    """Write a weights directory, holding one tensor at a time.
 
     Args:
         directory: must not exist, or be empty.
-        full_state: name -> fp32 tensor of full shape; the names are those of `pipeline.model.parameter_layout`.
-        model, vocab_size, objective, tokenizer, source: see `WeightsMeta`.
+        shapes: name -> full shape; the names are those of `pipeline.model.parameter_layout`.
+        read: name -> that parameter, fp32.
+        model, vocab_size, objective, mask_token_id, tokenizer, source: see `WeightsMeta`.
 
     Raises:
         ConfigError: the directory is not empty or cannot be written.
     """
     with whole_directory(directory) as temporary:
-        save_file(dict(full_state), temporary / WEIGHTS_NAME)
+        write_tensors(temporary / WEIGHTS_NAME, shapes, read)
         tokenizer_info = save_tokenizer(tokenizer, temporary / TOKENIZER_DIRECTORY)
         names = sorted(str(p.relative_to(temporary)) for p in temporary.rglob("*") if p.is_file())
         meta = WeightsMeta(
             model=model,
             vocab_size=vocab_size,
             objective=dict(objective),
+            mask_token_id=mask_token_id,
             tokenizer=tokenizer_info,
             source=source,
             files={
@@ -126,19 +131,6 @@ def damage(directory: Path, meta: WeightsMeta, *, hashes: bool = False) -> list[
     """Problems with the files, one line each: missing, of another size or, with `hashes`, of other bytes."""
     expected = {name: (info.size, info.sha256) for name, info in meta.files.items()}
     return damaged_files(directory, expected, hashes=hashes)
-
-
-def load_weights(directory: Path) -> dict[str, Tensor]:
-    """Every logical parameter, fp32 in full shape.
-
-    Raises:
-        CheckpointError: the file cannot be read.
-    """
-    path = directory / WEIGHTS_NAME
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot be read: {error}", where=path, remedy="import the weights again") from None
 
 
 @contextmanager

@@ -1,23 +1,26 @@
 """A path that holds trained weights -> the model, its tokenizer, and what it was trained for.
 
-The path may be a run, one of its checkpoints (of any topology), or a weights directory.
+The path may be a run, one of its checkpoints (of any topology), a weights directory, or a directory in the Hugging Face
+layout: what `foreword export` wrote, or GPT-2 and DialoGPT themselves.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from foreword.errors import CheckpointError
 from pipeline.checkpoint.find import find_checkpoint
-from pipeline.checkpoint.meta import CheckpointMeta, read_meta
-from pipeline.checkpoint.read import load_full_weights
-from pipeline.config import ModelConfig, ObjectiveName, Objectives, PromptReading, prompt_reading
-from pipeline.model import GPT2, build_model, load_full_state
+from pipeline.checkpoint.meta import MASTER, CheckpointMeta, read_meta
+from pipeline.config import MaskingConfig, ModelConfig, ObjectiveName, Objectives, PromptReading, prompt_reading
+from pipeline.model import GPT2, build_model
+from pipeline.vocabulary import mask_token_id
 from pipeline.weights import directory as weights
+from pipeline.weights.hf_directory import is_hugging_face, load_own_tokenizer, read_config
+from pipeline.weights.stored import open_stored
 
 
 @dataclass(frozen=True)
@@ -25,23 +28,24 @@ class Pretrained:
     """Trained weights that are not loaded yet.
 
     Attributes:
-        path: the checkpoint or weights directory itself.
+        path: the checkpoint or directory itself.
         config: the model's shape.
         vocab_size: ids in use, without padding.
         objective: name -> weight, that they were trained with.
+        mask_token_id: what masked tokens are read as; None where the model was not trained on them, or where an export
+            left out the row of its embedding.
         tokenizer_dir: its tokenizer.
         tokenizer_sha256: what the tokenizer must be.
-        load_weights: reads the logical parameters, name -> fp32 tensor of full shape.
-        checkpoint: what the checkpoint says of itself; None for a weights directory.
+        checkpoint: what the checkpoint says of itself; None for other weights.
     """
 
     path: Path
     config: ModelConfig
     vocab_size: int
     objective: dict[ObjectiveName, float]
+    mask_token_id: int | None
     tokenizer_dir: Path
     tokenizer_sha256: str
-    load_weights: Callable[[], dict[str, Tensor]]
     checkpoint: CheckpointMeta | None
 
     @property
@@ -49,10 +53,27 @@ class Pretrained:
         """As a prefix, in both directions, or causally."""
         return prompt_reading(self.objective)
 
+    def load_weights(self) -> dict[str, Tensor]:
+        """The logical parameters, name -> fp32 tensor of full shape, all at once."""
+        with open_stored(self.path) as stored:
+            return {name: stored.read(name, MASTER) for name in stored.shapes}
+
+    @torch.no_grad()
     def load_model(self) -> GPT2:
-        """The model on the CPU in fp32; needs `pipeline.distributed.parallel.initialize` before it."""
-        model = build_model(self.config, self.vocab_size, seed=0)
-        load_full_state(model, self.load_weights())
+        """The model on the CPU in fp32; needs `pipeline.distributed.parallel.initialize` before it.
+
+        Each rank reads one logical tensor after another, and keeps its part of it.
+
+        Raises:
+            CheckpointError: the tensors are not those of the model, or cannot be read.
+        """
+        model = build_model(self.config, self.vocab_size, seed=None)
+        with open_stored(self.path) as stored:
+            if stored.shapes != {name: layout.full_shape for name, layout in model.layout.items()}:
+                raise CheckpointError("its tensors are not those of the model that it describes", where=self.path)
+            for name, parameter in model.named_parameters():
+                full = stored.read(name, MASTER)
+                parameter.copy_(model.layout[name].cut(full, model.ranks.rank, model.ranks.size))
         return model.eval()
 
     def load_tokenizer(self) -> Tokenizer:
@@ -76,7 +97,8 @@ def open_pretrained(path: Path) -> Pretrained:
     """Find out what `path` holds, without loading weights.
 
     Raises:
-        CheckpointError: neither weights, nor a checkpoint, nor a run with a complete one; or it is not intact.
+        CheckpointError: nothing that holds weights, or it is not intact.
+        DataError, ConfigError: a Hugging Face directory that cannot be used, see `hf_directory`.
     """
     if weights.is_weights(path):
         meta = weights.read_weights_meta(path)
@@ -85,22 +107,37 @@ def open_pretrained(path: Path) -> Pretrained:
             config=meta.model,
             vocab_size=meta.vocab_size,
             objective=meta.objective,
+            mask_token_id=meta.mask_token_id,
             tokenizer_dir=path / weights.TOKENIZER_DIRECTORY,
             tokenizer_sha256=meta.tokenizer.sha256,
-            load_weights=lambda: weights.load_weights(path),
+            checkpoint=None,
+        )
+    if is_hugging_face(path):
+        config = read_config(path)
+        return Pretrained(
+            path=path,
+            config=config.model,
+            vocab_size=config.notes.vocab_size,
+            objective=config.notes.objective,
+            mask_token_id=config.notes.mask_token_id,
+            tokenizer_dir=path,
+            tokenizer_sha256=load_own_tokenizer(path, config).sha256,
             checkpoint=None,
         )
     checkpoint = find_checkpoint(path)
     saved = read_meta(checkpoint)
     places = checkpoint, checkpoint.absolute().parent.parent  # its own, after a reshape; else the run's
     tokenizers = [place / weights.TOKENIZER_DIRECTORY for place in places]
+    objective = TypeAdapter(Objectives).validate_python(saved.config["objective"])
+    masking = MaskingConfig.model_validate(saved.config.get("masking", {}))
+    vocab_size = saved.corpus.vocab_size
     return Pretrained(
         path=checkpoint,
         config=ModelConfig.model_validate(saved.config["model"]),
-        vocab_size=saved.corpus.vocab_size,
-        objective=TypeAdapter(Objectives).validate_python(saved.config["objective"]),
+        vocab_size=vocab_size,
+        objective=objective,
+        mask_token_id=mask_token_id(masking, vocab_size) if "bidirectional" in objective else None,
         tokenizer_dir=tokenizers[0] if tokenizers[0].is_dir() else tokenizers[1],
         tokenizer_sha256=saved.corpus.tokenizer_sha256,
-        load_weights=lambda: load_full_weights(checkpoint),
         checkpoint=saved,
     )

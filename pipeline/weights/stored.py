@@ -1,4 +1,4 @@
-"""A run, a checkpoint or a weights directory -> its logical tensors, read one at a time.
+"""A run, a checkpoint, weights, or a Hugging Face directory -> its logical tensors, read one at a time.
 
 What compares or averages checkpoints sees names, shapes and tensors; who wrote them, and cut how, stays behind here.
 """
@@ -16,6 +16,8 @@ from pipeline.checkpoint.find import find_checkpoint
 from pipeline.checkpoint.meta import KINDS, MASTER, damage, read_meta
 from pipeline.checkpoint.read import CheckpointReader
 from pipeline.weights import directory as weights
+from pipeline.weights.gpt2_layout import logical_shapes
+from pipeline.weights.hf_directory import is_hugging_face, open_tensors, read_config
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,24 @@ def open_stored(path: Path, *, hashes: bool = False) -> Iterator[StoredTensors]:
     """Open what `path` holds; of a run its newest complete checkpoint.
 
     Args:
-        path: a run, a checkpoint or a weights directory.
-        hashes: read every file first and compare its hash, so that no damage is copied into something new.
+        path: a run, a checkpoint, a weights directory or a Hugging Face directory.
+        hashes: read every file first and compare its hash, so that no damage is copied into something new; Hugging
+            Face's directories have none.
 
     Raises:
         CheckpointError: nothing of that kind, or not intact.
+        DataError, ConfigError: a Hugging Face directory that cannot be used, see `hf_directory`.
     """
     if weights.is_weights(path):
         weights_meta = weights.read_weights_meta(path)
         _refuse(weights.damage(path, weights_meta, hashes=hashes))
         yield _stored_weights(path / weights.WEIGHTS_NAME)
+        return
+    if is_hugging_face(path):
+        config = read_config(path)
+        read = open_tensors(path, config)
+        shapes = logical_shapes(config.model, config.notes.vocab_size)
+        yield StoredTensors({}, shapes, (MASTER,), lambda name, kind: read(name))
         return
     checkpoint = find_checkpoint(path)
     meta = read_meta(checkpoint)

@@ -18,7 +18,7 @@ from transformers import GPT2LMHeadModel
 from data_prep.shards import PADDING
 from data_prep.tokenizers import load_tokenizer
 from foreword.errors import CheckpointError, ConfigError, DataError, ForewordError
-from pipeline.commands.trained import export as export_command
+from pipeline.commands.hugging_face import export as export_command
 from pipeline.data.batch import make_batch
 from pipeline.distributed.parallel import Parallel, initialize
 from pipeline.model import GPT2

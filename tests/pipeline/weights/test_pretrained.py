@@ -8,10 +8,10 @@ from click.testing import CliRunner
 from tiny_checkpoint import make_checkpoint
 from tiny_gpt2 import VOCAB_SIZE, make_gpt2, save_gpt2
 from training import train_config
-from transformers import GPT2LMHeadModel
 
 from foreword.errors import CheckpointError
-from pipeline.commands.trained import export, generate
+from pipeline.commands.generate import generate
+from pipeline.generation.requests import TextGenerator
 from pipeline.weights.average import average_weights
 from pipeline.weights.directory import read_weights_meta
 from pipeline.weights.hugging_face import import_weights
@@ -55,8 +55,11 @@ def test_prompts_are_read_as_prefixes_by_whatever_was_trained_on_them_at_all(run
     assert pretrained.reads_prompts == reading
     assert (pretrained.checkpoint is None) == bool(kind)
     read_as_prefix = []
-    monkeypatch.setattr("pipeline.generate.generate", lambda *_, prefix, **__: read_as_prefix.append(prefix) or [])
-    arguments = [str(runs / f"{name}{kind}"), "--prompt", "In the beginning"]
+    as_it_is = TextGenerator.answer
+    monkeypatch.setattr(
+        TextGenerator, "answer", lambda self, *given: read_as_prefix.append(self.prefix) or as_it_is(self, *given)
+    )
+    arguments = [str(runs / f"{name}{kind}"), "--prompt", "In the beginning", "--max-new-tokens", "1"]
     for option in ((), ("--prefix",), ("--causal",)):
         CliRunner().invoke(generate, [*arguments, *option], catch_exceptions=False)
     assert read_as_prefix == [reading == "prefix", True, False]
@@ -74,13 +77,9 @@ def test_models_of_other_objectives_are_not_averaged(runs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "reads_prompts_otherwise", "knows_a_mask_token"),
-    [("all", True, True), ("prefix", True, False), ("without-prefix", False, True), ("causal", False, False)],
+    ("name", "mask_token_id"),
+    [("all", VOCAB_SIZE), ("prefix", None), ("without-prefix", VOCAB_SIZE), ("causal", None)],
 )
-def test_an_export_says_what_the_plain_class_does_otherwise(
-    runs, tmp_path, name, reads_prompts_otherwise, knows_a_mask_token
-):
-    result = CliRunner().invoke(export, [str(runs / name), str(tmp_path / "out")], catch_exceptions=False)
-    assert ("GPT2LMHeadModel reads them causally" in result.stderr) == reads_prompts_otherwise
-    assert ("a mask token in the vocabulary's padding is not exported" in result.stderr) == knows_a_mask_token
-    assert GPT2LMHeadModel.from_pretrained(tmp_path / "out").config.vocab_size == VOCAB_SIZE
+@pytest.mark.parametrize("kind", ["", "-weights"], ids=["checkpoint", "weights"])
+def test_the_mask_token_is_known_of_whatever_was_trained_on_masked_tokens(runs, name, mask_token_id, kind):
+    assert open_pretrained(runs / f"{name}{kind}").mask_token_id == mask_token_id
