@@ -30,10 +30,14 @@ def import_(hf_dir: Path, out: Path, tokenizer_path: Path | None) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--dtype", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of the weights.")
 @click.option(
-    "--part-gb", default=5.0, show_default=True, type=click.FloatRange(min=0.001), help="Of one weights file."
+    "--part-gb",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0, 1e6, min_open=True),
+    help="Of one weights file.",
 )
 @click.option("--with-mask-token", is_flag=True, help="Keep the mask token: the vocabulary ends with it.")
-def export(checkpoint: Path, out: Path, dtype: str, part_gb: float, with_mask_token: bool) -> None:
+def export(checkpoint: Path, out: Path, dtype: str, part_mb: int, with_mask_token: bool) -> None:
     """Write CHECKPOINT as OUT, a directory for the transformers library.
 
     CHECKPOINT is a run, one of its checkpoints (of any topology), or imported weights. A causal model is one for
@@ -44,7 +48,7 @@ def export(checkpoint: Path, out: Path, dtype: str, part_gb: float, with_mask_to
     from pipeline.attention import COMPUTE_DTYPES
     from pipeline.weights.hugging_face import export_weights
 
-    part_bytes = int(part_gb * 1e9)
+    part_bytes = part_mb * 10**6
     exported = export_weights(
         checkpoint, out, dtype=COMPUTE_DTYPES[dtype], part_bytes=part_bytes, with_mask_token=with_mask_token
     )

@@ -5,7 +5,8 @@
     sentencepiece  sentencepiece.model, and a tokenizer.json that is made from it and held against it
     each           tokenizer_config.json with its special tokens; foreword_tokenizer.json
 
-One thing is different there: the name of a special token in a text becomes that token, and here it is plain text.
+One thing is different there: the name of a special token in a text, such as <|endoftext|>, becomes that token (of a
+unigram model the name of a byte, such as <0x41>, too), and here it is plain text.
 """
 
 import json
@@ -25,11 +26,10 @@ _SAMPLES = (
     "Lines\n\nand\ttabs\r\n    def f(x):\n        return x ** 2  # code",
     "Größe, naïve façade, œuvre, 12 € – “quoted”… and a\u00a0hard space",
     "Ελληνικά, русский язык, עברית, العربية, हिन्दी, 日本語のテキスト, 한국어, 🙂👩\u200d🚀",
-    "<unk> <s> <0x41> <pad> [MASK] \\n & %20 http://example.org/?a=1&b=2",
+    "a < b > c & d | e \\n %20 http://example.org/?a=1&b=2 <p>HTML</p> [brackets] {braces}",
     "",
     " ",
 )
-_LAST_RESORT_SCORE = -1e6  # of pieces that text never becomes in sentencepiece itself
 
 
 def write_tokenizer(tokenizer: Tokenizer, directory: Path, *, max_positions: int) -> str | None:
@@ -70,9 +70,7 @@ def from_sentencepiece(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | No
     if engine_json is not None:
         converted = json.loads(engine_json)
     else:
-        never = {i for i in range(tokenizer.vocab_size) if i in tokenizer.special_ids or model.is_byte(i)}
-        scores = [_LAST_RESORT_SCORE if i in never else model.get_score(i) for i in range(tokenizer.vocab_size)]
-        pieces = [[model.id_to_piece(i), score] for i, score in enumerate(scores)]
+        pieces = [[model.id_to_piece(i), model.get_score(i)] for i in range(tokenizer.vocab_size)]
         converted = {
             "version": "1.0",
             "truncation": None,

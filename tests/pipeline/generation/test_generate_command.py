@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tiny_gpt2 import make_gpt2, save_gpt2
+from tiny_gpt2 import make_gpt2, pretend_objective, save_gpt2
 
 from foreword.errors import CheckpointError, ConfigError, DataError
 from pipeline.commands.generate import generate
@@ -22,10 +22,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("weights")
     save_gpt2(make_gpt2(), root / "hf")
     import_weights(root / "hf", root / "weights")
-    meta = root / "weights" / "foreword.json"
-    values = json.loads(meta.read_text())
-    values |= {"objective": {"prefix": 1.0, "bidirectional": 1.0}, "mask_token_id": values["vocab_size"]}
-    meta.write_text(json.dumps(values))
+    pretend_objective(root / "weights", {"prefix": 1.0, "bidirectional": 1.0})
     return root / "weights"
 
 
@@ -70,7 +67,7 @@ def test_lines_come_back_as_lines_and_a_bad_one_is_counted(run: Run, tmp_path: P
     (tmp_path / "in.jsonl").write_text(good)
     printed = run("--jsonl", str(tmp_path / "in.jsonl")).stdout
     answers = [json.loads(line) for line in printed.splitlines()]
-    assert answers[0]["prompt"] + answers[0]["generated"] == run("--prompt", "A prompt").stdout.rstrip("\n")
+    assert f"{answers[0]['prompt']}{answers[0]['generated']}\n" == run("--prompt", "A prompt").stdout_bytes.decode()
     assert answers[0]["id"] == 3 and len(answers) == 3
     assert run("--jsonl", "-", "--batch-size", "1", input=good).stdout == printed
     out = tmp_path / "out.jsonl"

@@ -11,16 +11,20 @@ from click.testing import CliRunner
 from processes import run_distributed
 from safetensors.torch import load_file, save_file
 from segment_lists import Segments, visible
-from tiny_gpt2 import EOD, VOCAB_SIZE, make_gpt2, save_gpt2, save_tokenizer_files
+from tiny_gpt2 import EOD, VOCAB_SIZE, make_gpt2, pretend_objective, save_gpt2, save_tokenizer_files
 from torch import Tensor
+from training import train_config
 from transformers import GPT2LMHeadModel
 
 from data_prep.shards import PADDING
 from data_prep.tokenizers import load_tokenizer
 from foreword.errors import CheckpointError, ConfigError, DataError, ForewordError
+from foreword.files import sha256_of
 from pipeline.commands.hugging_face import export as export_command
+from pipeline.config import InitFrom
 from pipeline.data.batch import make_batch
 from pipeline.distributed.parallel import Parallel, initialize
+from pipeline.init_from import find_origin
 from pipeline.model import GPT2
 from pipeline.weights.directory import WEIGHTS_NAME
 from pipeline.weights.hugging_face import export_weights, import_weights
@@ -129,26 +133,53 @@ def as_bin(directory: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def as_parts(directory: Path, tensors: dict[str, Tensor]) -> None:
+    _in_two_parts(tensors, directory, "model", "safetensors", save_file)
+
+
+def as_bin_in_parts(directory: Path, tensors: dict[str, Tensor]) -> None:
+    _in_two_parts(tensors, directory, "pytorch_model", "bin", torch.save)
+
+
+def _in_two_parts(
+    tensors: dict[str, Tensor], directory: Path, stem: str, suffix: str, save: Callable[[dict[str, Tensor], Path], None]
+) -> None:
     names = list(tensors)
-    parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    parts = {f"{stem}-1.{suffix}": names[::2], f"{stem}-2.{suffix}": names[1::2]}
     for part, held in parts.items():
-        save_file({name: tensors[name] for name in held}, directory / part)
+        save({name: tensors[name] for name in held}, directory / part)
     weight_map = {name: part for part, held in parts.items() for name in held}
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (directory / f"{stem}.{suffix}.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
 
-def without_prefix_and_with_buffers(directory: Path, tensors: dict[str, Tensor]) -> None:
-    """The layout of the files that GPT-2 was first published in."""
+def as_gpt2_was_published(directory: Path, tensors: dict[str, Tensor]) -> None:
+    """Names without a prefix, and causal masks among the weights."""
     old = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
     old |= {"h.0.attn.bias": torch.ones(1, 1, 24, 24), "h.1.attn.masked_bias": torch.tensor(-1e4)}
     as_bin(directory, old | {"lm_head.weight": old["wte.weight"]})
+
+
+def as_dialogpt_was_published(directory: Path, tensors: dict[str, Tensor]) -> None:
+    """The head, causal masks as bytes, and the format of files that PyTorch had before 1.6, which cannot be mapped."""
+    masks = {f"transformer.h.{layer}.attn.bias": torch.ones(1, 1, 24, 24, dtype=torch.uint8) for layer in range(2)}
+    old = tensors | masks | {"lm_head.weight": tensors["transformer.wte.weight"]}
+    torch.save(old, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False)
 
 
 def in_half_precision(directory: Path, tensors: dict[str, Tensor]) -> None:
     save_file({name: tensor.half() for name, tensor in tensors.items()}, directory / "model.safetensors")
 
 
-@pytest.mark.parametrize("write", [as_bin, as_parts, without_prefix_and_with_buffers, in_half_precision])
+LAYOUTS = [
+    as_bin,
+    as_parts,
+    as_bin_in_parts,
+    as_gpt2_was_published,
+    as_dialogpt_was_published,
+    in_half_precision,
+]
+
+
+@pytest.mark.parametrize("write", LAYOUTS)
 def test_every_layout_of_the_files_is_read(
     original: Path, tmp_path: Path, write: Callable[[Path, dict[str, Tensor]], None]
 ) -> None:
@@ -287,13 +318,104 @@ def test_the_tokenizer_comes_along(imported: Path, one_process: Parallel) -> Non
     assert tokenizer.id_of(EOD) == tokenizer.eod_id
 
 
-def test_exporting_a_model_trained_on_prefixes_says_what_the_plain_class_will_do(
+def pretending(imported: Path, directory: Path, objective: dict[str, float]) -> Path:
+    """A copy of the weights that says it was trained on `objective`, and whose mask token is not nothing."""
+    pretend_objective(copy_tree(imported, directory), objective)
+    tensors = load_file(directory / WEIGHTS_NAME)
+    tensors["wte.weight"][VOCAB_SIZE:] = 7.0
+    save_file(tensors, directory / WEIGHTS_NAME)
+    meta = json.loads((directory / "foreword.json").read_text())
+    path = directory / WEIGHTS_NAME
+    meta["files"][WEIGHTS_NAME] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+    (directory / "foreword.json").write_text(json.dumps(meta))
+    return directory
+
+
+def exported_by_command(*arguments: object) -> str:
+    """What it says."""
+    return CliRunner().invoke(export_command, list(map(str, arguments)), catch_exceptions=False).stderr
+
+
+def test_an_export_says_what_the_plain_class_does_otherwise_and_what_was_left_out(
     imported: Path, tmp_path: Path
 ) -> None:
-    trained = copy_tree(imported, tmp_path / "trained")
-    meta = trained / "foreword.json"
-    meta.write_text(meta.read_text().replace('"objective": "causal"', '"objective": "prefix"'))
-    result = CliRunner().invoke(export_command, [str(trained), str(tmp_path / "out")], catch_exceptions=False)
-    assert "GPT2LMHeadModel reads them causally" in result.stderr
-    result = CliRunner().invoke(export_command, [str(imported), str(tmp_path / "causal")], catch_exceptions=False)
-    assert "causally" not in result.stderr
+    causal = exported_by_command(imported, tmp_path / "causal")
+    assert "load it with GPT2LMHeadModel" in causal and "warning" not in causal
+    assert not (tmp_path / "causal" / "modeling_foreword.py").exists()
+    prefix = exported_by_command(pretending(imported, tmp_path / "p", {"prefix": 1.0}), tmp_path / "prefix")
+    assert "load it with AutoModelForCausalLM, trust_remote_code=True" in prefix
+    assert "reads its prompts causally" in prefix and "mask token" not in prefix
+    masked = pretending(imported, tmp_path / "m", {"bidirectional": 1.0})
+    assert "exported with --with-mask-token alone" in exported_by_command(masked, tmp_path / "without")
+    assert "mask token" not in exported_by_command(masked, tmp_path / "with", "--with-mask-token")
+    with pytest.raises(ConfigError, match="no mask token in these weights"):
+        export_weights(imported, tmp_path / "nothing", with_mask_token=True)
+
+
+def test_an_export_is_imported_again_as_what_it_was(imported: Path, tmp_path: Path) -> None:
+    """Objective and mask token too, if that was exported; to the bit, and exported weights serve without import."""
+    everything = {"causal": 1.0, "prefix": 2.0, "bidirectional": 1.0}
+    trained = pretending(imported, tmp_path / "trained", everything)
+    for options, last_row in (({"with_mask_token": True}, 7.0), ({}, 0.0)):
+        out = tmp_path / f"out-{last_row}"
+        export_weights(trained, out, **options)
+        import_weights(out, tmp_path / f"again-{last_row}")
+        for path in (out, tmp_path / f"again-{last_row}"):
+            again = open_pretrained(path)
+            assert again.objective == everything
+            assert (again.vocab_size, again.tokenizer_sha256) == (
+                VOCAB_SIZE,
+                open_pretrained(imported).tokenizer_sha256,
+            )
+            assert again.mask_token_id == (VOCAB_SIZE if options else None)
+            weights, expected = again.load_weights(), open_pretrained(trained).load_weights()
+            assert (weights["wte.weight"][VOCAB_SIZE] == last_row).all()
+            weights["wte.weight"][VOCAB_SIZE:] = expected["wte.weight"][VOCAB_SIZE:] = 0.0
+            assert_same_tensors(weights, expected)
+
+
+def test_notes_of_an_export_that_do_not_fit_it_are_refused(imported: Path, tmp_path: Path) -> None:
+    export_weights(imported, tmp_path / "out")
+    path = tmp_path / "out" / "config.json"
+    settings = json.loads(path.read_text())
+    for change, message in (
+        ({"objective": "guess"}, r"foreword\.objective: .*an objective is one of"),
+        ({"vocab_size": 999}, "foreword does not fit the vocab_size of 257"),
+        ({"mask_token_id": 257}, "foreword does not fit the vocab_size of 257"),
+    ):
+        path.write_text(json.dumps(settings | {"foreword": settings["foreword"] | change}))
+        with pytest.raises(DataError, match=message):
+            open_pretrained(tmp_path / "out")
+
+
+def test_parts_and_other_precisions_hold_the_same_weights(original: Path, imported: Path, tmp_path: Path) -> None:
+    reference = load_file(original / "model.safetensors")
+    export_weights(imported, tmp_path / "parts", part_bytes=10_000)
+    assert len(list((tmp_path / "parts").glob("model-*-of-*.safetensors"))) > 3
+    assert_same_tensors(GPT2LMHeadModel.from_pretrained(tmp_path / "parts").state_dict(), with_head(reference))
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        exported_by_command(imported, tmp_path / name, "--dtype", name)
+        tensors = load_file(tmp_path / name / "model.safetensors")
+        assert all(torch.equal(tensors[key], tensor.to(dtype)) for key, tensor in reference.items())
+        assert GPT2LMHeadModel.from_pretrained(tmp_path / name, dtype="auto").dtype == dtype
+
+
+def with_head(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return tensors | {"lm_head.weight": tensors["transformer.wte.weight"]}
+
+
+def test_damaged_weights_are_not_exported(imported: Path, tmp_path: Path) -> None:
+    damaged = copy_tree(imported, tmp_path / "damaged")
+    content = bytearray((damaged / WEIGHTS_NAME).read_bytes())
+    content[-1] ^= 1
+    (damaged / WEIGHTS_NAME).write_bytes(content)
+    with pytest.raises(CheckpointError, match="its SHA-256 is"):
+        export_weights(damaged, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_does_not_begin_from_the_hugging_face_layout_but_is_told_how(original: Path, tmp_path: Path) -> None:
+    init = InitFrom(path=original)
+    config = train_config(tmp_path / "run", tmp_path / "corpus")
+    with pytest.raises(ConfigError, match=r"is in the Hugging Face layout\n.*foreword import"):
+        find_origin(init, config, None, None)
