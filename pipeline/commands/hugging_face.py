@@ -29,13 +29,7 @@ def import_(hf_dir: Path, out: Path, tokenizer_path: Path | None) -> None:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--dtype", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of the weights.")
-@click.option(
-    "--part-gb",
-    default=5.0,
-    show_default=True,
-    type=click.FloatRange(0, 1e6, min_open=True),
-    help="Of one weights file.",
-)
+@click.option("--part-mb", default=5000, show_default=True, type=click.IntRange(min=1), help="Of one weights file.")
 @click.option("--with-mask-token", is_flag=True, help="Keep the mask token: the vocabulary ends with it.")
 def export(checkpoint: Path, out: Path, dtype: str, part_mb: int, with_mask_token: bool) -> None:
     """Write CHECKPOINT as OUT, a directory for the transformers library.
