@@ -14,7 +14,7 @@ from pipeline.data.corpora import Corpora
 from pipeline.data.masking import TokenMasking
 from pipeline.data.objective import SegmentObjectives
 from pipeline.distributed.parallel import Parallel
-from pipeline.evaluate import EvalResult, Score, evaluate, score_targets, split_batches
+from pipeline.evaluation import EvalResult, Score, score_segments, score_targets, split_batches
 from pipeline.model import GPT2
 
 
@@ -55,12 +55,12 @@ def validate_model(model: GPT2, corpora: Corpora, config: TrainConfig, parallel:
             micro_batch_size=config.batch.micro_batch_size,
             parallel=parallel,
         )
-        read, masked = evaluate(model, batches(objectives=drawn), token_bytes, group), None
+        scores, masked = score_segments(model, batches(objectives=drawn), token_bytes, group), None
         if "bidirectional" in config.objective:
             whole = SegmentObjectives({"bidirectional": 1.0}, config.boundaries, config.data.seed)
             masking = TokenMasking(config.masking, corpora.tokenizer.vocab_size, config.data.seed)
-            masked = score_targets(model, batches(objectives=whole, masking=masking), token_bytes, group)
-        results[name] = Validation(read, masked)
+            masked = Score(*score_targets(model, batches(objectives=whole, masking=masking), token_bytes, group))
+        results[name] = Validation(EvalResult.of(scores), masked)
     return results
 
 

@@ -6,7 +6,7 @@ processes of a tensor-parallel group are neighbours, so that they share a node.
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -71,6 +71,11 @@ class Parallel:
     def is_main(self) -> bool:
         """Whether this process writes what is written once per run."""
         return self.rank == 0
+
+    @property
+    def alone(self) -> "Parallel":
+        """The same process, as one that has all rows to itself."""
+        return replace(self, data_parallel_rank=0, data_parallel_size=1)
 
     def destroy(self) -> None:
         """Leave all process groups."""

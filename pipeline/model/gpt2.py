@@ -111,13 +111,14 @@ class GPT2(nn.Module):
         self.ln_f = LayerNorm(config.hidden_size, config.layer_norm_eps, ranks)
         self.layout = parameters.layout_of(self, ranks.size)
 
-    def forward(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
+    def forward(self, batch: Batch, reduction: Literal["sum", "none", "scores"] = "sum") -> Tensor:
         """Negative log-likelihood of the batch's scored labels, in nats, fp32, the same on every tensor-parallel rank.
 
         Args:
             batch: the rows, on the model's device.
             reduction: "sum" gives a scalar with gradients (and z-loss in these), also when nothing is scored; "none"
-                gives [N] in the order of `batch.scored_N`, without gradients.
+                gives [N] in the order of `batch.scored_N`, without gradients; "scores" gives [2, N], these and below
+                them 1 where the label is the likeliest id, else 0.
 
         Raises:
             ConfigError: rows longer than the model has positions, or with sequence parallelism a number of tokens that
@@ -143,6 +144,8 @@ class GPT2(nn.Module):
         scored = (hidden_ND, self.wte.weight, labels_N, self.vocab_size, self.ranks)
         if reduction == "none":
             return loss.scored_nll(*scored)
+        if reduction == "scores":
+            return loss.scored_nll_and_hits(*scored)
         return loss.scored_nll_sum(*scored, z_loss=self.z_loss, compute=self.chunk_loss)
 
     def hidden(

@@ -52,6 +52,20 @@ def scored_nll(hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, vocab_siz
         return torch.cat([head.loss(hidden_CD, labels_C)[0] for hidden_CD, labels_C in chunks])
 
 
+def scored_nll_and_hits(
+    hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, vocab_size: int, ranks: Ranks
+) -> Tensor:
+    """Each label's negative log-likelihood, and 1 where it is the likeliest id, else 0: fp32 [2, N], without gradients.
+
+    Of several likeliest ids the first counts, as for `torch.argmax` over the whole vocabulary. Arguments as of
+    `scored_nll`.
+    """
+    with torch.no_grad():
+        head = _Head(weight_VD, vocab_size, ranks, len(hidden_ND))
+        chunks = zip(hidden_ND.split(head.size), labels_N.split(head.size), strict=True)
+        return torch.cat([head.scores(hidden_CD, labels_C) for hidden_CD, labels_C in chunks], dim=1)
+
+
 def scored_nll_sum(
     hidden_ND: Tensor,
     weight_VD: Tensor,
@@ -115,6 +129,20 @@ def chunk_loss(
     return log_sum_C - label_logit_C, gradient_CV
 
 
+def likeliest_ids(logits_CV: Tensor, first_id: int, ranks: Ranks) -> Tensor:
+    """The likeliest id of the whole vocabulary for each position of a chunk, the first of several: int64 [C].
+
+    Args:
+        logits_CV: this rank's part, fp32, padding already -inf.
+        first_id: of this rank's part.
+        ranks: the tensor-parallel group.
+    """
+    own_highest_C, own_column_C = logits_CV.max(-1)
+    highest_C = all_reduce(own_highest_C, "max", ranks)
+    nowhere = torch.iinfo(torch.int64).min
+    return -all_reduce(torch.where(own_highest_C == highest_C, -(own_column_C + first_id), nowhere), "max", ranks)
+
+
 def own_ids(num_rows: int, vocab_size: int, ranks: Ranks) -> tuple[int, int]:
     """The first id of this rank's `num_rows` rows of the output matrix, and which row is the first padding there."""
     first_id = ranks.rank * num_rows
@@ -165,5 +193,16 @@ class _Head:
 
     def loss(self, hidden_CD: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:
         """See `chunk_loss`; the gradients are valid until the next call."""
-        logits_CV = torch.mm(hidden_CD, self.weight_VD.T, out=self.buffer_CV[: len(hidden_CD)])
-        return self.compute(logits_CV, labels_C, *self.arguments)
+        return self.compute(self._logits(hidden_CD), labels_C, *self.arguments)
+
+    def scores(self, hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
+        """Negative log-likelihoods and hits: fp32 [2, C]."""
+        first_id, first_padding, _, ranks = self.arguments
+        logits_CV = self._logits(hidden_CD).float()
+        logits_CV[:, first_padding:] = -torch.inf
+        is_likeliest_C = likeliest_ids(logits_CV, first_id, ranks) == labels_C
+        nll_C, _ = self.compute(logits_CV, labels_C, *self.arguments)
+        return torch.stack([nll_C, is_likeliest_C.float()])
+
+    def _logits(self, hidden_CD: Tensor) -> Tensor:
+        return torch.mm(hidden_CD, self.weight_VD.T, out=self.buffer_CV[: len(hidden_CD)])

@@ -17,7 +17,7 @@ from training import curve, fork_run, records, train_all, train_config
 from data_prep.shards import Corpus
 from pipeline.checkpoint.meta import read_meta
 from pipeline.checkpoint.read import load_full_weights
-from pipeline.commands.trained import evaluate as evaluate_command
+from pipeline.commands.evaluation import evaluate as evaluate_command
 from pipeline.config import TrainConfig
 from pipeline.data.corpora import open_corpora
 from pipeline.data.rows import TrainingRows

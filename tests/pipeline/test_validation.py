@@ -10,7 +10,7 @@ from training import train_config
 from data_prep.shards import PADDING
 from pipeline.data.corpora import open_corpora
 from pipeline.distributed.parallel import Parallel
-from pipeline.evaluate import EvalResult, Readings, Score
+from pipeline.evaluation import EvalResult, Readings, Score
 from pipeline.model import build_model
 from pipeline.validation import Validation, judged_by, summarize, validate_model
 

@@ -54,6 +54,32 @@ def test_each_position_has_its_own_loss(ranks: Ranks, monkeypatch: pytest.Monkey
     assert not nll_N.requires_grad
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 7, 512])
+def test_a_label_is_hit_where_it_is_the_likeliest_id(ranks: Ranks, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setitem(loss.POSITIONS_PER_CHUNK, "cpu", chunk)
+    hidden_ND, weight_VD, labels_N = drawn()
+    likeliest_N = (hidden_ND @ weight_VD.T)[:, :VOCAB_SIZE].argmax(-1)
+    labels_N[::2] = likeliest_N[::2]
+    nll_N, hits_N = loss.scored_nll_and_hits(hidden_ND, weight_VD, labels_N, VOCAB_SIZE, ranks)
+    torch.testing.assert_close(nll_N, plain(hidden_ND, weight_VD, labels_N).detach())
+    assert hits_N.tolist() == (likeliest_N == labels_N).float().tolist()
+    assert 0 < hits_N.sum() < POSITIONS
+
+
+def likeliest_of_equals() -> list[int]:
+    """Of four ids on each of two ranks several are the likeliest: within a rank, and on both."""
+    parallel = initialize(2)
+    ranks = Ranks.of(parallel.mpu.get_model_parallel_group())
+    logits_CV = torch.tensor([[0, 5, 5, 0, 5, 0, 0, 0], [0, 0, 0, 0, 1, 0, 2, 2], [3, 0, 0, 0, 0, 0, 0, 3.0]])
+    ids_C = loss.likeliest_ids(logits_CV.chunk(2, dim=1)[ranks.rank], 4 * ranks.rank, ranks)
+    parallel.destroy()
+    return ids_C.tolist()
+
+
+def test_of_several_likeliest_ids_the_first_counts_wherever_they_are() -> None:
+    assert run_distributed(2, likeliest_of_equals) == [[1, 6, 0]] * 2
+
+
 def test_half_precision_weights_get_their_gradient_summed_in_single_precision(
     ranks: Ranks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,5 @@
 """The evaluation scores the tokens behind each prefix, all of them, once, twice read."""
 
-import json
 import math
 from collections import defaultdict
 from dataclasses import replace
@@ -10,28 +9,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from click.testing import CliRunner
 from tiny_corpus import VOCAB_SIZE, make_corpus
-from tiny_gpt2 import make_gpt2, save_gpt2
-from torch import Tensor
-from training import STEPS, records, train_config
 
 from data_prep.shards import PADDING, Corpus
 from foreword.errors import DataError
-from pipeline.commands.trained import evaluate as evaluate_command
 from pipeline.config import ModelConfig
 from pipeline.data.batch import Batch, make_batch
 from pipeline.distributed.parallel import Parallel
-from pipeline.evaluate import Readings, Score, bucket_name, evaluate, split_batches
+from pipeline.evaluation import EvalResult, Readings, Score, score_segments, split_batches
+from pipeline.evaluation.unigram import unigram_score
 from pipeline.model import GPT2, build_model
-from pipeline.train import train
-from pipeline.unigram import unigram_score
-from pipeline.weights.hugging_face import import_weights
 
 CONFIG = ModelConfig(
     num_layers=1, hidden_size=16, num_attention_heads=2, max_position_embeddings=40, initializer_range=0.4
 )
 TOKEN_BYTES = np.arange(VOCAB_SIZE, dtype=np.int32) % 4
+Token = tuple[float, bool, float, bool, int]
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +36,13 @@ def batches_of(corpus: Corpus, parallel: Parallel, rows: int | None = None, micr
     return list(split_batches(corpus, "train", rows=rows, micro_batch_size=micro_batch_size, parallel=parallel))
 
 
-def nll_by_segment(corpus: Corpus, model: GPT2) -> dict[int, list[tuple[float, float, int]]]:
-    """Prefix length -> (causal nats, prefix nats, bytes) of each scored token, segment by segment, each read alone."""
+def evaluate(model: GPT2, batches: list[Batch], parallel: Parallel) -> EvalResult:
+    return EvalResult.of(score_segments(model, batches, TOKEN_BYTES, parallel.data_parallel_group))
+
+
+def read_by_segment(corpus: Corpus, model: GPT2) -> dict[int, list[Token]]:
+    """Prefix length -> (nats and hit read causally, the same of the prefix reading, bytes) of each scored token,
+    segment by segment, each read alone."""
     found = defaultdict(list)
     split = corpus.split("train")
     for index in range(len(split)):
@@ -54,29 +52,34 @@ def nll_by_segment(corpus: Corpus, model: GPT2) -> dict[int, list[tuple[float, f
             if prefix_len == PADDING:
                 continue
             tokens = row.tokens[start:end].astype(np.int64)
-            nats = [nll(model, tokens, visible_prefix) for visible_prefix in (0, prefix_len)]
-            for i in range(max(prefix_len, 1), len(tokens)):
-                found[prefix_len].append((float(nats[0][i - 1]), float(nats[1][i - 1]), int(TOKEN_BYTES[tokens[i]])))
+            (nll, hit), (prefix_nll, prefix_hit) = (read_alone(model, tokens, visible) for visible in (0, prefix_len))
+            found[prefix_len] += [
+                (nll[i - 1], hit[i - 1], prefix_nll[i - 1], prefix_hit[i - 1], int(TOKEN_BYTES[tokens[i]]))
+                for i in range(max(prefix_len, 1), len(tokens))
+            ]
     return found
 
 
 @torch.no_grad()
-def nll(model: GPT2, tokens: np.ndarray, prefix_len: int) -> Tensor:
-    """Nats of tokens[1:], every position scored."""
+def read_alone(model: GPT2, tokens: np.ndarray, prefix_len: int) -> tuple[list[float], list[bool]]:
+    """Nats of tokens[1:], and whether each is the likeliest id; every position scored."""
     batch = make_batch(tokens[None], [np.array([[0, prefix_len]])], np.array([0]))
     hidden_SD = model.hidden(batch.tokens_BS, batch.position_ids_BS, model.backend.prepare(batch))
-    return F.cross_entropy(model.logits(hidden_SD), batch.labels_BS[0], reduction="none")
+    logits_SV = model.logits(hidden_SD)
+    nll_S = F.cross_entropy(logits_SV, batch.labels_BS[0], reduction="none")
+    return nll_S.tolist(), (logits_SV.argmax(-1) == batch.labels_BS[0]).tolist()
 
 
 def test_the_sums_are_those_of_every_segment_read_alone(corpus: Corpus, one_process: Parallel) -> None:
     model = build_model(CONFIG, VOCAB_SIZE, seed=1)
-    result = evaluate(model, batches_of(corpus, one_process), TOKEN_BYTES, one_process.data_parallel_group)
-    expected = nll_by_segment(corpus, model)
+    result = evaluate(model, batches_of(corpus, one_process), one_process)
+    expected = read_by_segment(corpus, model)
 
-    def assert_scores(readings: Readings, tokens: list[tuple[float, float, int]]) -> None:
-        causal, prefix, text_bytes = (sum(values) for values in zip(*tokens, strict=True))
+    def assert_scores(readings: Readings, tokens: list[Token]) -> None:
+        causal, causal_hits, prefix, prefix_hits, text_bytes = (sum(values) for values in zip(*tokens, strict=True))
         assert readings.causal.nll == pytest.approx(causal, rel=1e-5)
         assert readings.prefix.nll == pytest.approx(prefix, rel=1e-5)
+        assert (readings.causal.hits, readings.prefix.hits) == (causal_hits, prefix_hits)
         assert readings.causal.targets == readings.prefix.targets == len(tokens)
         assert readings.causal.text_bytes == readings.prefix.text_bytes == text_bytes
 
@@ -91,7 +94,7 @@ def test_the_sums_are_those_of_every_segment_read_alone(corpus: Corpus, one_proc
 def test_without_prefixes_both_readings_are_the_same(tmp_path: Path, one_process: Parallel) -> None:
     corpus = make_corpus(tmp_path, rows=5, prefix_len=0)
     model = build_model(CONFIG, VOCAB_SIZE, seed=1)
-    result = evaluate(model, batches_of(corpus, one_process), TOKEN_BYTES, one_process.data_parallel_group)
+    result = evaluate(model, batches_of(corpus, one_process), one_process)
     assert result.total.causal == result.total.prefix
     assert list(result.by_prefix_len) == [(0, 1)]
 
@@ -99,7 +102,7 @@ def test_without_prefixes_both_readings_are_the_same(tmp_path: Path, one_process
 def test_rows_without_targets_are_refused(one_process: Parallel) -> None:
     nothing = make_batch(np.zeros((1, 9), np.uint16), [np.array([[0, 9]])], np.array([0]))
     with pytest.raises(DataError, match="no token is scored"):
-        evaluate(build_model(CONFIG, VOCAB_SIZE, seed=1), [nothing], TOKEN_BYTES, one_process.data_parallel_group)
+        evaluate(build_model(CONFIG, VOCAB_SIZE, seed=1), [nothing], one_process)
 
 
 def test_a_score_of_two_bits_per_token_and_four_bytes_per_token() -> None:
@@ -107,6 +110,8 @@ def test_a_score_of_two_bits_per_token_and_four_bytes_per_token() -> None:
     assert score.loss == pytest.approx(2 * math.log(2))
     assert score.perplexity == pytest.approx(4.0)
     assert score.bits_per_byte == pytest.approx(0.5)
+    assert math.isnan(score.accuracy)
+    assert Score(nll=1.0, targets=10, text_bytes=40, hits=3).accuracy == 0.3
     assert Score(nll=1e6, targets=1, text_bytes=1).perplexity == math.inf
 
 
@@ -140,31 +145,4 @@ def test_the_unigram_model_scores_the_same_tokens_by_their_frequency(corpus: Cor
     score = unigram_score(split, batches, TOKEN_BYTES)
     assert score.nll == pytest.approx(-np.log(counts[labels] / counts.sum()).sum())
     assert (score.targets, score.text_bytes) == (len(labels), TOKEN_BYTES[labels].sum())
-
-
-def test_the_command_gives_a_run_the_losses_that_training_measured(corpus: Corpus, tmp_path: Path) -> None:
-    config = train_config(tmp_path / "run", corpus.path, evaluation__rows=None, checkpoint__every_steps=STEPS)
-    train(config)
-    measured = [record for record in records(config.run_dir) if record.get("event") == "validation"][-1]
-    arguments = [str(config.run_dir), "--data", str(corpus.path), "--unigram"]
-    told = json.loads(CliRunner().invoke(evaluate_command, [*arguments, "--json"], catch_exceptions=False).stdout)
-    for reading in ("causal", "prefix"):
-        assert told[reading]["loss"] == pytest.approx(measured[f"{reading}_loss"], rel=1e-5)
-        assert told[reading]["targets"] == corpus.manifest.splits["valid"].targets
-        assert told[reading]["loss"] < told["unigram"]["loss"]
-        for bucket in told["by_prefix_len"]:
-            name = bucket_name(bucket["shortest"], bucket["longest"])
-            assert measured[f"{reading}_loss/{name}"] == pytest.approx(bucket[reading]["loss"], rel=1e-5)
-            assert measured[f"targets/{name}"] == bucket[reading]["targets"]
-    table = CliRunner().invoke(evaluate_command, arguments, catch_exceptions=False).stdout
-    for number in (told["prefix"]["loss"], told["causal"]["bits_per_byte"], told["unigram"]["bits_per_byte"]):
-        assert f"{number:.4f}" in table
-
-
-def test_a_corpus_of_another_tokenizer_is_refused(corpus: Corpus, tmp_path: Path) -> None:
-    save_gpt2(make_gpt2(), tmp_path / "hf")
-    import_weights(tmp_path / "hf", tmp_path / "weights")
-    with pytest.raises(DataError, match="encoded with another tokenizer"):
-        CliRunner().invoke(
-            evaluate_command, [str(tmp_path / "weights"), "--data", str(corpus.path)], catch_exceptions=False
-        )
+    assert score.hits == (labels == counts.argmax()).sum()

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_prep.shards import PADDING, Split
 from pipeline.data.batch import Batch
-from pipeline.evaluate import Score
+from pipeline.evaluation.scores import Score
 
 
 def unigram_score(train: Split, batches: Iterable[Batch], token_bytes: np.ndarray) -> Score:
@@ -28,10 +28,12 @@ def unigram_score(train: Split, batches: Iterable[Batch], token_bytes: np.ndarra
             row.tokens[: last_start if last_prefix_len == PADDING else None], minlength=len(counts_V)
         )
     nats_V = -np.log(counts_V / counts_V.sum())
-    nll, targets, text_bytes = 0.0, 0, 0
+    likeliest = int(nats_V.argmin())
+    nll, targets, text_bytes, hits = 0.0, 0, 0, 0
     for batch in batches:
         labels_N = batch.labels_BS[batch.loss_mask_BS].cpu().numpy()
         nll += float(nats_V[labels_N].sum())
         targets += len(labels_N)
         text_bytes += int(token_bytes[labels_N].sum())
-    return Score(nll, targets, text_bytes)
+        hits += int((labels_N == likeliest).sum())
+    return Score(nll, targets, text_bytes, hits)
