@@ -6,19 +6,15 @@ It is for people and not part of the corpus: it holds the time the work took, so
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jinja2
 import yaml
 from rich.filesize import decimal
 
 from data_prep.manifest import Manifest, SourceInfo
 from data_prep.pack_stage import PREFIX_BINS, PackedShard
 from data_prep.slices import SliceRecord
-from foreword.files import atomic_write
+from foreword.pages import Bar, bars, write_page
 
 REPORT_NAME = "report.html"
-
-Bar = tuple[str, str, float]
-"""Label, the number shown, and the bar's length as a share of the longest."""
 
 
 def write_report(
@@ -33,10 +29,10 @@ def write_report(
     Args:
         seconds: stage -> seconds that it took in this run, with "total".
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("data_prep"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("report.html.j2").render(
+    write_page(
+        output / REPORT_NAME,
+        "data_prep",
+        "report.html.j2",
         name=output.resolve().name,
         manifest=manifest,
         decimal=decimal,
@@ -44,12 +40,10 @@ def write_report(
         dropped=[(source, _dropped(source), _notes(source)) for source in manifest.sources],
         lengths=_lengths(shards),
         prefixes=_prefixes(shards),
-        times=_bars([(stage, took, f"{took:,.1f} s") for stage, took in seconds.items() if stage != "total"]),
+        times=bars([(stage, took, f"{took:,.1f} s") for stage, took in seconds.items() if stage != "total"]),
         throughput=_throughput(manifest, slices, shards, seconds["total"]),
         config=yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True),
     )
-    with atomic_write(output / REPORT_NAME, "w") as file:
-        file.write(page)
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
@@ -72,7 +66,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
 def _dropped(source: SourceInfo) -> list[Bar]:
     """The reasons, the most frequent first."""
     rows = sorted(source.dropped.items(), key=lambda item: -item[1])
-    return _bars([(reason, count, f"{count:,} = {count / max(source.records, 1):.2%}") for reason, count in rows])
+    return bars([(reason, count, f"{count:,} = {count / max(source.records, 1):.2%}") for reason, count in rows])
 
 
 def _notes(source: SourceInfo) -> list[str]:
@@ -89,13 +83,13 @@ def _lengths(shards: Sequence[PackedShard]) -> list[Bar]:
     counts = [sum(column) for column in zip(*(shard.document_lengths for shard in shards), strict=True)]
     used = [b for b, count in enumerate(counts) if count]
     bins = range(used[0], used[-1] + 1)
-    return _bars([(f"{2**b:,} to {2 ** (b + 1) - 1:,}", counts[b], f"{counts[b]:,}") for b in bins])
+    return bars([(f"{2**b:,} to {2 ** (b + 1) - 1:,}", counts[b], f"{counts[b]:,}") for b in bins])
 
 
 def _prefixes(shards: Sequence[PackedShard]) -> list[Bar]:
     counts = [sum(column) for column in zip(*(shard.prefix_shares for shard in shards), strict=True)]
     step = 100 // PREFIX_BINS
-    return _bars([(f"{b * step} to {(b + 1) * step} %", count, f"{count:,}") for b, count in enumerate(counts)])
+    return bars([(f"{b * step} to {(b + 1) * step} %", count, f"{count:,}") for b, count in enumerate(counts)])
 
 
 def _throughput(
@@ -115,9 +109,3 @@ def _throughput(
 
 def _input_bytes(manifest: Manifest) -> int:
     return sum(file.size for source in manifest.sources for file in source.files.values())
-
-
-def _bars(rows: Sequence[tuple[str, float, str]]) -> list[Bar]:
-    """(label, value, shown) -> bars, the largest value's the longest."""
-    largest = max((value for _, value, _ in rows), default=0) or 1
-    return [(label, shown, value / largest) for label, value, shown in rows]

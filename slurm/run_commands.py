@@ -1,4 +1,4 @@
-"""`foreword status`, `foreword cancel` and `foreword logs`: what a person asks about a run or a corpus."""
+"""`foreword status`, `report`, `cancel` and `logs`: what a person asks about a run or a corpus."""
 
 import sys
 from contextlib import suppress
@@ -34,6 +34,20 @@ def status(run: Path | None, as_json: bool) -> None:
         click.echo(show_status.overview(statuses))
     else:
         click.echo("no job of yours in the queue was submitted by Foreword", err=True)
+
+
+@click.command()
+@click.argument("run", type=DIRECTORY)
+def report(run: Path) -> None:
+    """Write RUN/report.html, one page that needs no network.
+
+    It shows curves, restarts with their reasons, where the time went, what the model wrote, the data and the
+    configuration of RUN.
+    """
+    from pipeline.report.run_page import write_report
+    from slurm.events import read_events
+
+    click.echo(write_report(run, [event.model_dump(exclude_defaults=True) for event in read_events(run)]))
 
 
 @click.command()

@@ -1,8 +1,7 @@
-"""metrics.jsonl is the truth, and the report shows it."""
+"""metrics.jsonl is the truth: what was recorded is read back."""
 
 import errno
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from foreword.errors import DataError, MachineError
 from pipeline.telemetry.metrics import read_metrics
 from pipeline.telemetry.record_file import RecordFile
 from pipeline.telemetry.recorder import Telemetry
-from pipeline.telemetry.report import write_report
 
 VALIDATION = {"prefix_loss": 2.0, "causal_loss": 2.25, "targets": 300} | {
     f"{key}/{bucket}": value
@@ -47,7 +45,6 @@ def run(tmp_path):
         telemetry.start(1, {}, tmp_path / "checkpoints" / "step_00000001")
         telemetry.step(record(2, 2.5))
         telemetry.validation(2, VALIDATION)
-    (tmp_path / "config.yaml").write_text("objective: prefix  # <b>\n")
     return tmp_path
 
 
@@ -147,19 +144,3 @@ def test_what_is_no_full_disk_is_an_error_at_once(tmp_path):
         records._file = read_only
         with pytest.raises(MachineError, match="cannot be written"):
             records.write(record(1, 4.0))
-
-
-def test_the_report_is_one_page_without_links_that_shows_curves_and_restarts(run):
-    page = write_report(run).read_text()
-    assert page.count("<svg") == 6
-    assert "validation prefix loss" in page
-    assert "validation prefix loss/16-63" not in page
-    assert "validation, prefix" in page
-    assert "step_00000001" in page
-    assert "&lt;b&gt;" in page
-    assert not re.search(r'(src|href)="https?:', page)
-
-
-def test_a_directory_without_a_run_has_no_report(tmp_path):
-    with pytest.raises(DataError, match="give a run's directory"):
-        write_report(tmp_path)
