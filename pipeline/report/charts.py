@@ -108,7 +108,7 @@ def svg(chart: Chart) -> str:
             axes.yaxis.set_major_formatter(FuncFormatter(_short))
         axes.grid(linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.tick_params(length=0)
+        axes.tick_params(which="both", length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
         for x, text in chart.marks.items():
             axes.axvline(x, color=_SOFT, linestyle=":", linewidth=1)
