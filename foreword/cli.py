@@ -21,6 +21,7 @@ COMMANDS = {
     "inspect": ("pipeline.commands.artifacts", "inspect", "Show what a corpus or a checkpoint holds."),
     "train": ("pipeline.commands.train", "train", "Train: alone, under torchrun, or under srun."),
     "eval": ("pipeline.commands.evaluation", "evaluate", "Loss, bits per byte and accuracy on a corpus."),
+    "tasks": ("pipeline.commands.tasks", "tasks", "Zero-shot tasks, through lm-evaluation-harness."),
     "generate": ("pipeline.commands.generate", "generate", "Continue prompts, read in both directions; fill gaps."),
     "import": ("pipeline.commands.hugging_face", "import_", "Hugging Face GPT-2 weights -> weights to train from."),
     "export": ("pipeline.commands.hugging_face", "export", "A checkpoint -> a directory for transformers."),

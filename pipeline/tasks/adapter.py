@@ -1,0 +1,147 @@
+"""A model as lm-evaluation-harness sees one: registered there as `foreword`.
+
+A prefix model reads the context of a request in both directions, as it was trained; a causal model reads it causally.
+The harness knows one process: here every rank runs it alike, the ranks share the work inside of each call, and all of
+them have all results.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from lm_eval import utils
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+
+from data_prep.tokenizers import Tokenizer
+from foreword.console import progress
+from pipeline.config import PromptReading
+from pipeline.distributed.agreement import gather
+from pipeline.distributed.parallel import Parallel, initialize
+from pipeline.generate import generate
+from pipeline.model import GPT2
+from pipeline.tasks.requests import Request, likelihoods
+from pipeline.weights.pretrained import open_pretrained
+
+DEFAULT_NEW_TOKENS = 256  # the harness's own
+
+
+@register_model("foreword")
+class ForewordLM(TemplateLM):
+    """Answers the harness's three kinds of requests.
+
+    Args:
+        model: on this rank's device.
+        tokenizer: the model's.
+        reading: how contexts are read.
+        parallel: this process's place.
+        batch_size: requests of a forward pass.
+    """
+
+    def __init__(
+        self, model: GPT2, tokenizer: Tokenizer, reading: PromptReading, parallel: Parallel, batch_size: int = 8
+    ) -> None:
+        super().__init__()
+        self.model, self.reading, self.parallel = model, reading, parallel
+        self._tokenizer, self._batch_size = tokenizer, batch_size
+        self._device = parallel.device
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> "ForewordLM":
+        """For the harness's own command line: `--model foreword --model_args pretrained=RUN,causal=true`."""
+        pretrained = open_pretrained(Path(arg_dict["pretrained"]))
+        parallel = initialize()
+        reading: PromptReading = "causal" if arg_dict.get("causal") else pretrained.reads_prompts
+        batch_size = str((additional_config or {}).get("batch_size"))
+        return cls(
+            pretrained.load_model().to(parallel.device),
+            pretrained.load_tokenizer(),
+            reading,
+            parallel,
+            int(batch_size) if batch_size.isdigit() else 8,
+        )
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> "ForewordLM":
+        """See `create_from_arg_obj`."""
+        return cls.create_from_arg_obj(utils.simple_parse_args_string(arg_string), additional_config)
+
+    @property
+    def eot_token_id(self) -> int:
+        """The id that ends documents; it stands for an empty context too."""
+        return self._tokenizer.eod_id
+
+    @property
+    def max_length(self) -> int:
+        """Positions."""
+        return self.model.config.max_position_embeddings
+
+    @property
+    def tokenizer_name(self) -> str:
+        """For the harness's caches."""
+        return self._tokenizer.sha256
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Ids of a text, without special ones."""
+        return self._tokenizer.encode(string)
+
+    def _loglikelihood_tokens(self, requests: list, **_: Any) -> list[tuple[float, bool]]:
+        asked = [Request(tuple(context), tuple(continuation)) for _, context, continuation in requests]
+        found = likelihoods(
+            self.model, asked, reading=self.reading, batch_size=self._batch_size, parallel=self.parallel
+        )
+        answers = [(likelihood.log_likelihood, likelihood.is_greedy) for likelihood in found]
+        for (texts, *_rest), answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("loglikelihood", texts, answer)
+        return answers
+
+    def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of whole texts, in windows as long as the model has positions.
+
+        Every token is predicted once, the first one from the end-of-document id; a window behind the first begins with
+        the last token of the one before, so that nothing is read in both directions.
+        """
+        windows, counts = [], []
+        for (text,) in (request.args for request in requests):
+            rolling = utils.get_rolling_token_windows(self.tok_encode(text), self.eot_token_id, self.max_length, 1)
+            found = [utils.make_disjoint_window(window) for window in rolling]
+            windows += [(("", ""), list(context), list(continuation)) for context, continuation in found]
+            counts.append(len(found))
+        answers = iter(self._loglikelihood_tokens(windows))
+        return [sum(next(answers)[0] for _ in range(count)) for count in counts]
+
+    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
+        """Continuations up to the first of the stop strings, or to the end of the document."""
+        parallel = self.parallel
+        own = list(range(parallel.data_parallel_rank, len(requests), parallel.data_parallel_size))
+
+        def answer_own() -> dict[int, str]:
+            answers = {}
+            with progress("generate", len(own), "requests") as bar:
+                for done, index in enumerate(own, start=1):
+                    answers[index] = self._continue(*requests[index].args)
+                    bar.update(done)
+            return answers
+
+        merged = {index: text for part in gather(answer_own) for index, text in part.items()}
+        return [merged[index] for index in range(len(requests))]
+
+    def _continue(self, context: str, options: dict) -> str:
+        settings = normalize_gen_kwargs(options, DEFAULT_NEW_TOKENS)
+        stops = handle_stop_sequences(settings.get("until"), eos=None)
+        new_tokens = min(int(settings["max_gen_toks"]), self.max_length - 1)
+        prompt = (self.tok_encode(context) or [self.eot_token_id])[-(self.max_length - new_tokens) :]
+        new = generate(
+            self.model,
+            prompt,
+            max_new_tokens=new_tokens,
+            temperature=float(settings.get("temperature") or 0.0) if settings.get("do_sample") else 0.0,
+            top_k=settings.get("top_k"),
+            top_p=settings.get("top_p"),
+            prefix=self.reading == "prefix",
+            stop_id=self.eot_token_id,
+        )
+        # decoded together: a token may hold only a part of a character, or stand for a space only inside of a text
+        text = self._tokenizer.decode([*prompt, *new])[len(self._tokenizer.decode(prompt)) :]
+        return text[: min((place for stop in stops if stop and (place := text.find(stop)) >= 0), default=sys.maxsize)]
