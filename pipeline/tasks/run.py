@@ -4,7 +4,9 @@ import difflib
 import logging
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +37,29 @@ def run_tasks(
         DataError: a task's file or its items cannot be used.
         MachineError: the items of a task cannot be fetched.
     """
-    from lm_eval.evaluator import simple_evaluate
+    from lm_eval import evaluator
 
     manager = _manager(tasks, task_dir)
     for switch in ("DISABLE_MULTIPROC", "LMEVAL_DISABLE_MULTIPROC"):  # of its bootstrap, which would fork this process
         os.environ.setdefault(switch, "1")
+    evaluator.get_git_commit_hash = lambda: None  # outside of a repository git would complain on the terminal
     for name in ("lm_eval", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        results = simple_evaluate(
-            model,
-            tasks=list(tasks),
-            task_manager=manager,
-            num_fewshot=num_fewshot,
-            limit=limit,
-            bootstrap_iters=1000,
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
-            log_samples=False,
-        )
+        with redirect_stdout(sys.stderr):  # which it tells of its progress on
+            results = evaluator.simple_evaluate(
+                model,
+                tasks=list(tasks),
+                task_manager=manager,
+                num_fewshot=num_fewshot,
+                limit=limit,
+                bootstrap_iters=1000,
+                random_seed=seed,
+                numpy_random_seed=seed,
+                torch_random_seed=seed,
+                fewshot_random_seed=seed,
+                log_samples=False,
+            )
     except ForewordError:
         raise
     except (ConnectionError, OSError) as error:
