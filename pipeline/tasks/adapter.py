@@ -5,7 +5,8 @@ The harness knows one process: here every rank runs it alike, the ranks share th
 them have all results.
 """
 
-import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,30 @@ from foreword.console import progress
 from pipeline.config import PromptReading
 from pipeline.distributed.agreement import gather
 from pipeline.distributed.parallel import Parallel, initialize
-from pipeline.generate import generate
+from pipeline.generation import Sampling, generate
+from pipeline.generation.text import TextStream
 from pipeline.model import GPT2
 from pipeline.tasks.requests import Request, likelihoods
 from pipeline.weights.pretrained import open_pretrained
 
 DEFAULT_NEW_TOKENS = 256  # the harness's own
+
+
+@dataclass(frozen=True)
+class FreeRequest:
+    """A prompt to be continued.
+
+    Attributes:
+        prompt: ids.
+        new_tokens: at most.
+        sampling: how they are chosen.
+        stops: texts that end the continuation.
+    """
+
+    prompt: tuple[int, ...]
+    new_tokens: int
+    sampling: Sampling
+    stops: tuple[str, ...]
 
 
 @register_model("foreword")
@@ -113,35 +132,63 @@ class ForewordLM(TemplateLM):
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         """Continuations up to the first of the stop strings, or to the end of the document."""
-        parallel = self.parallel
-        own = list(range(parallel.data_parallel_rank, len(requests), parallel.data_parallel_size))
+        asked = [self._free_request(*request.args) for request in requests]
+        chunks = list(together(asked, self._batch_size))
+        own = chunks[self.parallel.data_parallel_rank :: self.parallel.data_parallel_size]
 
         def answer_own() -> dict[int, str]:
-            answers = {}
-            with progress("generate", len(own), "requests") as bar:
-                for done, index in enumerate(own, start=1):
-                    answers[index] = self._continue(*requests[index].args)
+            answers: dict[int, str] = {}
+            with progress("generate", len(own), "batches") as bar:
+                for done, chunk in enumerate(own, start=1):
+                    answers |= zip(chunk, self._continue([asked[index] for index in chunk]), strict=True)
                     bar.update(done)
             return answers
 
         merged = {index: text for part in gather(answer_own) for index, text in part.items()}
         return [merged[index] for index in range(len(requests))]
 
-    def _continue(self, context: str, options: dict) -> str:
+    def _free_request(self, context: str, options: dict) -> FreeRequest:
         settings = normalize_gen_kwargs(options, DEFAULT_NEW_TOKENS)
-        stops = handle_stop_sequences(settings.get("until"), eos=None)
         new_tokens = min(int(settings["max_gen_toks"]), self.max_length - 1)
-        prompt = (self.tok_encode(context) or [self.eot_token_id])[-(self.max_length - new_tokens) :]
-        new = generate(
-            self.model,
-            prompt,
-            max_new_tokens=new_tokens,
-            temperature=float(settings.get("temperature") or 0.0) if settings.get("do_sample") else 0.0,
+        drawn = bool(settings.get("do_sample"))
+        sampling = Sampling(
+            temperature=float(settings.get("temperature") or 0.0) if drawn else 0.0,
             top_k=settings.get("top_k"),
             top_p=settings.get("top_p"),
+        )
+        stops = [stop for stop in handle_stop_sequences(settings.get("until"), eos=None) if stop]
+        prompt = (self.tok_encode(context) or [self.eot_token_id])[-(self.max_length - new_tokens) :]
+        return FreeRequest(tuple(prompt), new_tokens, sampling, tuple(stops))
+
+    def _continue(self, requests: Sequence[FreeRequest]) -> list[str]:
+        """Of requests that differ in their prompts alone."""
+        first = requests[0]
+        streams = [TextStream(self._tokenizer, request.prompt, first.stops) for request in requests]
+
+        def add(row: int, token: int) -> bool:
+            streams[row].add(token)
+            return streams[row].stopped
+
+        generate(
+            self.model,
+            [request.prompt for request in requests],
+            max_new_tokens=first.new_tokens,
+            sampling=first.sampling,
             prefix=self.reading == "prefix",
             stop_id=self.eot_token_id,
+            on_token=add,
         )
-        # decoded together: a token may hold only a part of a character, or stand for a space only inside of a text
-        text = self._tokenizer.decode([*prompt, *new])[len(self._tokenizer.decode(prompt)) :]
-        return text[: min((place for stop in stops if stop and (place := text.find(stop)) >= 0), default=sys.maxsize)]
+        for stream in streams:
+            stream.end()
+        return [stream.text for stream in streams]
+
+
+def together(requests: Sequence[FreeRequest], batch_size: int) -> Iterator[list[int]]:
+    """Indices of requests that are answered together: equal but for their prompts, of similar length."""
+    alike: dict[FreeRequest, list[int]] = {}
+    for index, request in enumerate(requests):
+        alike.setdefault(replace(request, prompt=()), []).append(index)
+    for indices in alike.values():
+        indices.sort(key=lambda index: (-len(requests[index].prompt), index))
+        for begin in range(0, len(indices), batch_size):
+            yield indices[begin : begin + batch_size]

@@ -8,6 +8,7 @@ from foreword.errors import DataError
 from pipeline.attention.sdpa import SdpaPlan
 from pipeline.config import ModelConfig
 from pipeline.distributed.parallel import Parallel
+from pipeline.generation import GREEDY, generate
 from pipeline.model import GPT2, build_model
 from pipeline.tasks.requests import Likelihood, Request, by_length, likelihoods
 
@@ -57,11 +58,9 @@ def test_likelihoods_are_those_of_each_request_read_alone(
 
 
 def test_a_greedy_continuation_is_known_as_one(model: GPT2, one_process: Parallel) -> None:
-    from pipeline.generate import generate
-
     prompt = (4, 8, 15)
     for prefix, reading in ((True, "prefix"), (False, "causal")):
-        new = generate(model, prompt, max_new_tokens=3, temperature=0.0, prefix=prefix)
+        (new,) = (row.ids for row in generate(model, [prompt], max_new_tokens=3, sampling=GREEDY, prefix=prefix))
         wrong = (*new[:2], (new[2] + 1) % VOCAB_SIZE)
         asked = [Request(prompt, tuple(new)), Request(prompt, wrong)]
         first, second = likelihoods(model, asked, reading=reading, batch_size=2, parallel=one_process)
