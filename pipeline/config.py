@@ -336,10 +336,22 @@ class CheckpointConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Loss on fixed rows of the validation split; `rows` of them, or all with null."""
+    """Loss on fixed rows of the validation split; `rows` of them, or all with null.
+
+    With `samples`, the model also continues so many prompts of that split by `sample_tokens` tokens each: one forward
+    pass for each token, in which at ZeRO 3 all weights are gathered.
+    """
 
     every_steps: PositiveInt | None = None
     rows: PositiveInt | None = 256
+    samples: NonNegativeInt = 0
+    sample_tokens: PositiveInt = 64
+
+    @model_validator(mode="after")
+    def _samples_have_a_time(self) -> "EvaluationConfig":
+        if self.samples and self.every_steps is None:
+            raise ValueError("samples are drawn at evaluations: set every_steps")
+        return self
 
 
 class InitFrom(Section):
@@ -417,6 +429,15 @@ class TrainConfig(Section):
         heads, size = self.model.num_attention_heads, self.parallel.tensor_parallel_size
         if heads % size:
             raise ValueError(f"parallel.tensor_parallel_size {size} does not divide model.num_attention_heads {heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _samples_have_positions(self) -> "TrainConfig":
+        if self.evaluation.samples and self.evaluation.sample_tokens >= self.model.max_position_embeddings:
+            raise ValueError(
+                f"evaluation.sample_tokens {self.evaluation.sample_tokens} leaves no position for a prompt: "
+                f"model.max_position_embeddings is {self.model.max_position_embeddings}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ from pipeline.init_from import begin_from
 from pipeline.lease import Lease, acquire
 from pipeline.model import GPT2, build_model, padded_vocab_size
 from pipeline.run_directory import prepare_run_directory
+from pipeline.samples import Sampler
 from pipeline.saving import Saving, describe, topology_of
 from pipeline.schedule import Schedule
 from pipeline.start import Start
@@ -80,6 +81,8 @@ def train(
         lease = all_ranks(lambda: stack.enter_context(acquire(config.run_dir, silence_s)) if parallel.is_main else None)
         number = main_rank(lambda: lease.number if lease else 0)
         checkpoint, origin = prepare_run_directory(config, corpora, schedule, start, lease)
+
+        sampler = all_ranks(lambda: Sampler(corpora, config) if config.evaluation.samples else None)
 
         # build
         model = all_ranks(lambda: _drawn_model(config, corpora.tokenizer, parallel)).to(parallel.device)
@@ -137,6 +140,7 @@ def train(
             reporter,
             saving,
             profiler,
+            sampler,
             origin,
             progress,
         )
@@ -159,6 +163,7 @@ class _Run:
     reporter: Reporter
     saving: Saving
     profiler: StepProfiler
+    sampler: Sampler | None  # where samples are asked for
     origin: Origin | None  # what the run once began with
     progress: Progress
     loss: float | None = None  # of the last step whose update was made
@@ -250,6 +255,10 @@ class _Run:
         summary = summarize(results, self.corpora.weights)
         self.validation_loss = summary[judged_by(self.config.objective)]
         self.reporter.tell(lambda to: to.validation(self.progress.step, summary))
+        if self.sampler is not None:
+            with self.clock.spent_on("evaluating"):
+                samples = self.sampler.draw(self.engine.model)
+            self.reporter.tell(lambda to: to.samples(self.progress.step, samples))
 
     def _save(self) -> None:
         self.save_is_due = False

@@ -96,6 +96,11 @@ def start_deepspeed(
     return engine
 
 
+def whole_parameter(parameter: torch.nn.Parameter) -> Any:
+    """A context in which a parameter that ZeRO 3 has cut is whole; all ranks must enter it together."""
+    return deepspeed.zero.GatheredParameters([parameter])
+
+
 def deepspeed_settings(config: TrainConfig, max_accumulation_steps: int) -> dict:
     """The part of DeepSpeed's configuration that Foreword decides."""
     stage = config.parallel.zero_stage

@@ -21,7 +21,7 @@ from pipeline.config import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.distributed.parallel import Parallel
 from pipeline.engine.compilation import compile_model
-from pipeline.engine.deepspeed import start_deepspeed
+from pipeline.engine.deepspeed import start_deepspeed, whole_parameter
 from pipeline.engine.guard import StepGuard
 from pipeline.engine.optimizer import make_optimizer
 from pipeline.engine.recompute import RUNS, run_blocks
@@ -64,6 +64,8 @@ class Engine:
         self.adam = make_optimizer(model, config.optimizer, fused=fused)
         self.deepspeed = start_deepspeed(model, self.adam, config, parallel, max_accumulation_steps)
         run_blocks(model, RUNS[config.activation_checkpointing])
+        if self.zero_stage == 3:
+            model.whole = whole_parameter
         self._is_compiled = False
         self._result: StepResult | None = None
 

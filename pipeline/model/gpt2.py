@@ -12,7 +12,10 @@ Shape suffixes
     N scored tokens   D hidden size   H this rank's heads   K head dimension   V the vocabulary without padding
 """
 
-from typing import Literal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +96,7 @@ class GPT2(nn.Module):
         ranks: the tensor-parallel group, and whether it cuts the tokens.
         z_loss: weight of the squared log normaliser in the gradient, see `loss`.
         chunk_loss: what the loss is computed by; `loss.chunk_loss`, or it compiled.
+        whole: brings a parameter together for use outside of a module's forward pass, where the engine cuts parameters.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class GPT2(nn.Module):
         self.ranks = ranks
         self.z_loss = z_loss
         self.chunk_loss: loss.ChunkLoss = loss.chunk_loss
+        self.whole: Callable[[nn.Parameter], AbstractContextManager] = nullcontext
         self.wte = TokenEmbedding(padded_vocab_size(vocab_size), config.hidden_size, ranks)
         self.wpe = PositionEmbedding(config.max_position_embeddings, config.hidden_size, ranks)
         self.blocks = nn.ModuleList(Block(config, ranks) for _ in range(config.num_layers))
@@ -170,10 +175,24 @@ class GPT2(nn.Module):
     @torch.no_grad()
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Logits over the whole vocabulary for final hidden states, [T, V] in their dtype, on every rank."""
-        part = hidden_TD @ self.wte.weight.T
+        with self.whole(self.wte.weight):
+            part = hidden_TD @ self.wte.weight.T
         parts = [torch.empty_like(part) for _ in range(self.ranks.size)]
         torch.distributed.all_gather(parts, part, group=self.ranks.group)
         return torch.cat(parts, dim=-1)[:, : self.vocab_size]
+
+    @contextmanager
+    def keeping_all_tokens(self) -> Iterator[None]:
+        """Without sequence parallelism inside of the block: a few tokens cannot be shared equally."""
+        layers: list[Any] = [layer for layer in self.modules() if isinstance(getattr(layer, "ranks", None), Ranks)]
+        before = [layer.ranks for layer in layers]
+        try:
+            for layer in layers:
+                layer.ranks = replace(layer.ranks, sequence_parallel=False)
+            yield
+        finally:
+            for layer, ranks in zip(layers, before, strict=True):
+                layer.ranks = ranks
 
     def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
         """An empty cache for `batch_size` rows of up to `max_tokens` tokens."""

@@ -103,6 +103,13 @@ class Telemetry:
         say(f"step {step:>6}  validation: {line}")
         self._event("validation", step, **summary)
 
+    def samples(self, step: int, samples: list[dict[str, Any]]) -> None:
+        """What the model writes behind a few prompts; the console gets the end of the first one."""
+        first = samples[0]
+        shown = f"...{first['prompt'][-30:]!r} + {first['continuation'][:60]!r}"
+        say(f"step {step:>6}  {len(samples)} samples: {shown}")
+        self._event("samples", step, samples=samples)
+
     def skipped(self, step: int, reason: str, rows: list[int]) -> None:
         """The update of a step was not made on any rank; `rows` are those of its global batch."""
         named = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
