@@ -44,7 +44,7 @@ def items(**_):
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a causal model with few positions, so that contexts have to be cut."""
     root = tmp_path_factory.mktemp("model")
-    save_gpt2(make_gpt2(positions=100), root / "hf")
+    save_gpt2(make_gpt2(n_positions=100), root / "hf")
     import_weights(root / "hf", root / "weights")
     return root / "weights"
 
