@@ -8,6 +8,9 @@ EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_NOT_INTACT = 3
 EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: "run me again"
+EXIT_HUNG = (
+    76  # the processes did not come together, or one of them does not go on: "run me again, elsewhere if you can"
+)
 
 
 class ForewordError(Exception):
@@ -52,6 +55,12 @@ class ProcessKilledError(MachineError):
     """A process of this work was killed, by the kernel or by a person; the same work may well succeed another time."""
 
     exit_code = EXIT_BUG  # as of a process that died without a word: a job that sees it tries again
+
+
+class ProcessesApartError(ForewordError):
+    """Processes that should work together and do not find each other; another time or elsewhere they may well."""
+
+    exit_code = EXIT_HUNG
 
 
 class DataError(ForewordError):

@@ -15,11 +15,13 @@ import time
 from types import FrameType
 
 from foreword.console import warn
-from pipeline.distributed.placement import LISTENING_FD
+from foreword.errors import EXIT_HUNG
+from pipeline.distributed.placement import LISTENING_FD, PLANNED_WORLD_SIZE
 from pipeline.stop import stop_signals
 
 POLL_INTERVAL_S = 0.1
 GRACE_S = 30.0  # after one process has died, the others may notice by themselves for so long
+GRACE_AFTER_HANG_S = 5.0  # after a watchdog has ended one, only those are left that cannot end by themselves
 
 
 def launch(arguments: list[str], processes: int) -> int:
@@ -31,6 +33,7 @@ def launch(arguments: list[str], processes: int) -> int:
     meeting = socket.create_server(("127.0.0.1", 0), backlog=processes)
     address, port = meeting.getsockname()
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+    shared[PLANNED_WORLD_SIZE] = str(processes)
     if "OMP_NUM_THREADS" not in os.environ:
         shared["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
     command = [sys.executable, "-m", "foreword", *arguments]
@@ -68,7 +71,8 @@ def _wait(children: list[subprocess.Popen]) -> int:
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
         time.sleep(POLL_INTERVAL_S)
         if failed_rank is None and (failed_rank := _first_failed(children)) is not None:
-            deadline = time.monotonic() + GRACE_S
+            hung = children[failed_rank].returncode == EXIT_HUNG
+            deadline = time.monotonic() + (GRACE_AFTER_HANG_S if hung else GRACE_S)
     if failed_rank is None and (failed_rank := _first_failed(children)) is None:
         return 0
     code = children[failed_rank].returncode

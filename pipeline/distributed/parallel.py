@@ -4,18 +4,18 @@ Rank r of W processes with tensor-parallel size T has tensor-parallel rank r % T
 processes of a tensor-parallel group are neighbours, so that they share a node.
 """
 
+import math
 import os
-import socket
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from foreword.errors import ConfigError, MachineError
-from pipeline.distributed.placement import LISTENING_FD, Placement, find_placement
+from foreword.errors import ConfigError
+from pipeline.distributed.meeting import join
+from pipeline.distributed.placement import find_placement
 
 TIMEOUT = timedelta(minutes=10)
 
@@ -83,12 +83,17 @@ class Parallel:
         dist.destroy_process_group()
 
 
-def initialize(tensor_parallel_size: int = 1) -> Parallel:
+def initialize(tensor_parallel_size: int = 1, timeout: timedelta = TIMEOUT) -> Parallel:
     """Join the other processes: NCCL where there is CUDA, gloo elsewhere.
+
+    Args:
+        tensor_parallel_size: processes that share one copy of the model.
+        timeout: how long a collective waits for the others before it is an error.
 
     Raises:
         ConfigError: the number of processes is not a multiple of `tensor_parallel_size`.
-        MachineError: the environment is incomplete, or the others do not come within 10 minutes.
+        MachineError: the environment is incomplete.
+        ProcessesApartError: the others do not come within 10 minutes, or do not belong to this one.
     """
     placement = find_placement(os.environ)
     if placement.world_size % tensor_parallel_size:
@@ -107,20 +112,11 @@ def initialize(tensor_parallel_size: int = 1) -> Parallel:
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if cuda:
         torch.cuda.set_device(device)
-    try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            **_meeting(placement),
-            rank=placement.rank,
-            world_size=placement.world_size,
-            timeout=TIMEOUT,
-        )
-    except (dist.DistError, ValueError) as error:
-        where = f"rank {placement.rank} of {placement.world_size} on {socket.gethostname()}"
-        meeting = f"{placement.address}:{placement.port}"
-        raise MachineError(f"could not meet the other processes at {meeting}: {error}", where=where) from None
+    join(placement, device.type, timeout=timeout)
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=tensor_parallel_size, create_gloo_process_groups=False
+        tensor_model_parallel_size=tensor_parallel_size,
+        create_gloo_process_groups=False,
+        distributed_timeout_minutes=math.ceil(timeout.total_seconds() / 60),
     )
     return Parallel(
         rank=placement.rank,
@@ -132,24 +128,3 @@ def initialize(tensor_parallel_size: int = 1) -> Parallel:
         device=device,
         mpu=ModelParallelUnit(),
     )
-
-
-def _meeting(placement: Placement) -> dict[str, Any]:
-    """Where the processes meet, as arguments of `init_process_group`."""
-    if placement.meets_alone:
-        return {"store": dist.HashStore()}  # in memory: no port that somebody else could take
-    if placement.listening_fd is None:
-        return {"init_method": f"tcp://{placement.address}:{placement.port}"}
-    os.environ.pop(LISTENING_FD, None)  # for this one meeting, and not for processes that this one starts
-    store = dist.TCPStore(
-        placement.address,
-        placement.port,
-        placement.world_size,
-        is_master=True,
-        timeout=TIMEOUT,
-        master_listen_fd=placement.listening_fd,
-    )
-    return {"store": dist.PrefixStore(_TORCHS_PREFIX, store)}
-
-
-_TORCHS_PREFIX = "default_pg"  # what torch puts before the keys of a store that it makes by itself

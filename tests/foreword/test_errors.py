@@ -10,6 +10,7 @@ from foreword.errors import (
     DataError,
     ForewordError,
     MachineError,
+    ProcessesApartError,
     ProcessKilledError,
     StoppedOnRequest,
 )
@@ -33,6 +34,7 @@ def test_the_message_leaves_out_what_is_not_known() -> None:
         (DataError, 3),
         (CheckpointError, 3),
         (StoppedOnRequest, 75),
+        (ProcessesApartError, 76),
     ],
 )
 def test_each_kind_of_mistake_has_its_exit_code(kind: type[ForewordError], exit_code: int) -> None:

@@ -32,3 +32,17 @@ def test_a_variable_that_is_missing_is_named(complete):
 def test_a_variable_that_is_not_a_number_is_named():
     with pytest.raises(MachineError, match="WORLD_SIZE is 'four'"):
         find_placement(TORCHRUN | {"WORLD_SIZE": "four"})
+
+
+@pytest.mark.parametrize("complete", [TORCHRUN, SLURM])
+def test_another_number_of_processes_than_planned_is_refused(complete):
+    assert find_placement(complete | {"FOREWORD_WORLD_SIZE": "4"}).world_size == 4
+    with pytest.raises(MachineError, match=r"4 processes were started .*, and 8 were planned"):
+        find_placement(complete | {"FOREWORD_WORLD_SIZE": "8"})
+
+
+def test_each_start_of_a_job_has_a_name_of_its_own():
+    job = SLURM | {"SLURM_JOB_ID": "12"}
+    names = {find_placement(environment).job for environment in (job, job | {"SLURM_RESTART_COUNT": "1"})}
+    assert len(names) == 2
+    assert all("12" in name for name in names)
