@@ -335,6 +335,28 @@ class CheckpointConfig(Section):
     takeover_after_s: PositiveFloat = Field(default=60.0, le=300.0)  # the other ranks wait for it, with a time limit
 
 
+class WatchdogTimeouts(Section):
+    """How long a process may make no progress: until its first step is taken; in a step, where every micro-batch is
+    progress; in an evaluation, which counts as a whole; in a save, as far as training stands still for it.
+    """
+
+    start_up: PositiveFloat = 1800.0
+    step: PositiveFloat = 600.0
+    evaluation: PositiveFloat = 1800.0
+    save: PositiveFloat = 1800.0
+
+
+class WatchdogConfig(Section):
+    """A run that makes no progress for so long ends, and says who holds it up; with null it waits."""
+
+    timeout_s: WatchdogTimeouts | None = WatchdogTimeouts()
+
+    @property
+    def longest_s(self) -> float:
+        """The longest of the times; 0 when there are none."""
+        return max(self.timeout_s.model_dump().values()) if self.timeout_s else 0.0
+
+
 class EvaluationConfig(Section):
     """Loss on fixed rows of the validation split; `rows` of them, or all with null.
 
@@ -419,6 +441,7 @@ class TrainConfig(Section):
     schedule: ScheduleConfig
     guard: GuardConfig = GuardConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
     seed: Seed = 1234

@@ -102,7 +102,7 @@ class Lease:
 
     def __init__(self, run_dir: Path, number: int, claim: Claim) -> None:
         self.run_dir, self.number = run_dir, number
-        self.path = _directory(run_dir, number)
+        self.path = lease_directory(run_dir, number)
         self._claim = claim
         self._lost: str | None = None
         self._ended = threading.Event()
@@ -174,7 +174,7 @@ class Lease:
     def _look(self) -> None:
         numbers = _numbers(self.run_dir)
         if numbers and numbers[-1] > self.number:
-            newest = _directory(self.run_dir, numbers[-1])
+            newest = lease_directory(self.run_dir, numbers[-1])
             self._lost = str(_read_claim(newest) or newest)
         elif self.number not in numbers:
             self._lost = f"the claim {self.path} is gone"
@@ -207,7 +207,7 @@ def find_holder(run_dir: Path) -> Holder | None:
     with contextlib.suppress(FileNotFoundError):
         numbers = _numbers(run_dir)
         if numbers:
-            path = _directory(run_dir, numbers[-1])
+            path = lease_directory(run_dir, numbers[-1])
             claim, beat = _read_claim(path), _last_beat(path)
             silent_s = max(0.0, time.time() - beat / 1e9) if beat is not None else float("inf")
             return Holder(
@@ -233,8 +233,8 @@ def acquire(run_dir: Path, takeover_after_s: float, environment: Mapping[str, st
         while True:
             newest = max(_numbers(run_dir), default=0)
             if newest:
-                _await_silence(_directory(run_dir, newest), claim, takeover_after_s)
-            path = _directory(run_dir, newest + 1)
+                _await_silence(lease_directory(run_dir, newest), claim, takeover_after_s)
+            path = lease_directory(run_dir, newest + 1)
             try:
                 path.mkdir()
             except FileExistsError:  # another start was faster: it holds the run now
@@ -275,7 +275,8 @@ def _await_silence(path: Path, successor: Claim, takeover_after_s: float) -> Non
             time.sleep(wait_s)
 
 
-def _directory(run_dir: Path, number: int) -> Path:
+def lease_directory(run_dir: Path, number: int) -> Path:
+    """What `Lease.path` is, for the processes that do not hold the lease themselves."""
     return run_dir / LEASE / f"{number:06d}"
 
 
@@ -289,7 +290,7 @@ def _remove_former(run_dir: Path, newest: int) -> None:
     """Take their directories away from all starts up to number `newest`."""
     for number in _numbers(run_dir):
         if number <= newest:
-            path = _directory(run_dir, number)
+            path = lease_directory(run_dir, number)
             path.replace(path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"))
     for path in (run_dir / LEASE).glob(f"{TEMPORARY_PREFIX}*"):
         shutil.rmtree(path, ignore_errors=True)

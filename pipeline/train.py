@@ -9,6 +9,7 @@ numbers that were summed over all ranks, so that no rank waits for another that 
 
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 from data_prep.manifest import TokenizerInfo
 from foreword.errors import ForewordError, StoppedOnRequest
@@ -25,7 +26,7 @@ from pipeline.data.loader import TrainLoader
 from pipeline.data.rows import TrainingRows
 from pipeline.data.share import Share
 from pipeline.distributed.agreement import Alone, all_ranks, gather, main_rank
-from pipeline.distributed.parallel import Parallel, initialize
+from pipeline.distributed.parallel import TIMEOUT, Parallel, initialize
 from pipeline.engine import Engine
 from pipeline.init_from import begin_from
 from pipeline.lease import Lease, acquire
@@ -43,12 +44,14 @@ from pipeline.telemetry.recorder import Telemetry
 from pipeline.telemetry.reporter import Reporter
 from pipeline.telemetry.throughput import Throughput
 from pipeline.validation import judged_by, summarize, validate_model
+from pipeline.watchdog.watchdog import Watchdog
 
 
 def train(
     config: TrainConfig,
     start: Start = Start(),  # noqa: B008 - frozen
     *,
+    stop: StopRequest | None = None,
     profile_steps: int | None = None,
     began: float | None = None,
 ) -> None:
@@ -57,6 +60,7 @@ def train(
     Args:
         config: the resolved configuration.
         start: what this start does with the checkpoints that are there.
+        stop: hears the signals that end the run; None: one that begins now.
         profile_steps: how many steps torch's profiler shall look at, see `telemetry.profile`; None is none.
         began: when the command began, as `time.perf_counter` tells it; None is now.
 
@@ -67,8 +71,10 @@ def train(
     """
     clock = Clock(began)
     with ExitStack() as stack:
-        stop = stack.enter_context(StopRequest())
-        parallel = initialize(config.parallel.tensor_parallel_size)
+        stop = stop or stack.enter_context(StopRequest())
+        # the watchdog, which names who is waited for, comes before a collective that has waited for too long
+        timeout = max(TIMEOUT, timedelta(seconds=2 * config.watchdog.longest_s))
+        parallel = initialize(config.parallel.tensor_parallel_size, timeout)
         stack.callback(parallel.destroy)
 
         # open: the data, the course of the run, and the run's directory, which has one writer
@@ -80,6 +86,9 @@ def train(
         silence_s = config.checkpoint.takeover_after_s
         lease = all_ranks(lambda: stack.enter_context(acquire(config.run_dir, silence_s)) if parallel.is_main else None)
         number = main_rank(lambda: lease.number if lease else 0)
+        watchdog = stack.enter_context(
+            Watchdog(config.watchdog, config.run_dir, number, parallel.rank, parallel.world_size, clock)
+        )
         checkpoint, origin = prepare_run_directory(config, corpora, schedule, start, lease)
 
         sampler = all_ranks(lambda: Sampler(corpora, config) if config.evaluation.samples else None)
@@ -141,9 +150,11 @@ def train(
             saving,
             profiler,
             sampler,
+            watchdog,
             origin,
             progress,
         )
+        stack.callback(watchdog.close)
         run.run(stop)
 
 
@@ -164,6 +175,7 @@ class _Run:
     saving: Saving
     profiler: StepProfiler
     sampler: Sampler | None  # where samples are asked for
+    watchdog: Watchdog
     origin: Origin | None  # what the run once began with
     progress: Progress
     loss: float | None = None  # of the last step whose update was made
@@ -191,11 +203,12 @@ class _Run:
             while not self._is_over():
                 with self.clock.spent_on("data_wait"):
                     micro_batches = self.alone(lambda: next(self.loader)) or []
-                micro_batches = [batch.to(self.parallel.device) for batch in micro_batches]
+                micro_batches = self.clock.follow(batch.to(self.parallel.device) for batch in micro_batches)
                 counts = self._agree(micro_batches, stop)
                 if counts.stops:
                     return
                 self._step(micro_batches, counts)
+                self.watchdog.step(self.progress.step)
                 if self._is_due(self.config.evaluation.every_steps):
                     self._evaluate()
                 self.save_is_due |= self._is_due(self.config.checkpoint.every_steps)

@@ -57,7 +57,8 @@ def train(
     it has done since.
 
     Run it alone, with --processes on one machine, under torchrun, or under srun. Exit codes: 0 finished, 2 usage or
-    configuration, 3 data or checkpoint not intact, 75 stopped on a signal with a checkpoint (run me again).
+    configuration, 3 data or checkpoint not intact, 75 stopped on a signal with a checkpoint (run me again), 76 the
+    processes did not come together, or one of them did not go on.
 
     With --dry-run the resolved configuration goes to standard output and the plan to standard error: parameters, batch,
     steps, FLOPs, memory of one GPU by part, checkpoints; for --world-size processes, which need not be here.
@@ -73,6 +74,7 @@ def train(
     from foreword.errors import ForewordError
     from pipeline.config import TrainConfig
     from pipeline.distributed.placement import find_placement
+    from pipeline.stop import StopRequest
 
     resolved = load_config(config, overrides, TrainConfig)
     if dry_run:
@@ -89,10 +91,11 @@ def train(
     if is_main:
         say(dump_config(resolved))
 
-    from pipeline.train import train as run
-
     try:
-        run(resolved, start, profile_steps=profile_steps, began=BEGAN)
+        with StopRequest() as stop:  # from now on: the import takes seconds, and a signal in them is no crash
+            from pipeline.train import train as run
+
+            run(resolved, start, stop=stop, profile_steps=profile_steps, began=BEGAN)
     except ForewordError as error:
         if error.on_all_ranks and not is_main and error.__cause__ is None:
             sys.exit(error.exit_code)  # rank 0 says it for all; but a bug is shown where it happened

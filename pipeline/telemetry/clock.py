@@ -1,8 +1,11 @@
 """Where a run's time goes: every moment belongs to exactly one part, so the parts add up to the whole."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 PARTS = ("start_up", "training", "data_wait", "evaluating", "saving", "profiling")
 
@@ -12,18 +15,23 @@ class Clock:
 
     Args:
         began: when the run began, as `perf_counter` tells it; None is now.
+
+    Attributes:
+        part: the part that time belongs to now.
+        moves: how often that has changed, and how often something was begun within a part; see `follow`.
     """
 
     def __init__(self, began: float | None = None) -> None:
         self._since = perf_counter() if began is None else began
-        self._part = "start_up"
+        self.part, self.moves = "start_up", 0
         self._seconds = dict.fromkeys(PARTS, 0.0)
 
     def go_over_to(self, part: str) -> str:
         """From now on time belongs to `part`; returns the part until now."""
-        now, until_now = perf_counter(), self._part
+        now, until_now = perf_counter(), self.part
         self._seconds[until_now] += now - self._since
-        self._since, self._part = now, part
+        self._since, self.part = now, part
+        self.moves += part != until_now
         return until_now
 
     @contextmanager
@@ -35,7 +43,22 @@ class Clock:
         finally:
             self.go_over_to(above)
 
+    def follow(self, items: Iterable[Item]) -> list[Item]:
+        """The items as a list; whoever goes through it makes a move with each of them."""
+        return _Followed(self, items)
+
     def seconds(self) -> dict[str, float]:
         """Part -> seconds until now."""
-        self.go_over_to(self._part)
+        self.go_over_to(self.part)
         return dict(self._seconds)
+
+
+class _Followed(list[Item]):
+    def __init__(self, clock: Clock, items: Iterable[Item]) -> None:
+        super().__init__(items)
+        self._clock = clock
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in super().__iter__():
+            self._clock.moves += 1
+            yield item

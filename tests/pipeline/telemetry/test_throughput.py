@@ -60,6 +60,18 @@ def test_every_moment_belongs_to_one_part(time):
     assert sum(clock.seconds().values()) == time.now - 98.0
 
 
+def test_a_clock_counts_moves_from_part_to_part_and_from_item_to_item_that_it_follows():
+    clock = Clock()
+    clock.go_over_to("training")
+    clock.seconds()  # no move
+    with clock.spent_on("data_wait"):
+        items = clock.follow(number for number in (1, 2, 3))
+    assert clock.moves == 3
+    assert (len(items), items[-1], clock.moves) == (3, 3, 3)
+    assert [number for _, number in enumerate(items)] == [1, 2, 3]
+    assert clock.moves == 6
+
+
 def test_rates_are_over_the_time_of_the_steps_and_mfu_over_all_devices(time, monkeypatch):
     monkeypatch.setattr(throughput_room, "device_peak_flops", lambda _: 1e6)
     clock = Clock()
