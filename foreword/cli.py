@@ -32,6 +32,7 @@ COMMANDS = {
     "status": ("slurm.run_commands", "status", "How far a run or a corpus is, and what happened to its jobs."),
     "logs": ("slurm.run_commands", "logs", "What the jobs of a run or a corpus wrote."),
     "cancel": ("slurm.run_commands", "cancel", "End the jobs of a run or a corpus; they save first."),
+    "job": ("slurm.job.commands", "job", "What the scripts of `foreword submit` call on the nodes."),
     "doctor": ("slurm.commands", "doctor", "What this machine has, and what is missing."),
 }
 

@@ -145,6 +145,15 @@ class ClusterConfig(Section):
     """How long before the time limit training is told to save and stop: longer than a step and a save."""
     max_restarts: NonNegativeInt = 100
     """After so many starts the job no longer puts itself back into the queue."""
+    max_failures: NonNegativeInt = 5
+    """So many crashes, hangs and failures of nodes in a row bring the job back, if there is no new checkpoint between
+    them."""
+    restart_delay_s: PositiveInt = 60
+    """How long the job waits before it starts after the first of them; twice as long after the second, and so on."""
+    preflight_timeout_s: PositiveInt | None = 60
+    """How long every node may take to show that it is fit, before the first step; null: no node is asked."""
+    end_together_s: PositiveInt = 120
+    """Once a process has ended, the others have so long to end as well, for example to finish a save."""
     partition: SingleLine | None = None
     account: SingleLine | None = None
     qos: SingleLine | None = None

@@ -35,6 +35,13 @@ class Launch:
     command: tuple[str, ...]
     environment: dict[str, str]
 
+    @property
+    def on_this_node(self) -> tuple[str, ...]:
+        """The words that start Foreword once, on the first node of the job, from the job's script."""
+        if not self.srun_options:
+            return self.command
+        return ("srun", "--nodes=1", "--ntasks=1", "--overlap", *self.srun_options, *self.command)
+
 
 def launch(cluster: ClusterConfig, working_directory: Path, needed: Iterable[Path], **defaults: str) -> Launch:
     """How the processes of a job on `cluster` are started.

@@ -17,10 +17,9 @@ from slurm.clients import COMMENT_PREFIX
 from slurm.config import ClusterConfig, require_single_line
 from slurm.container import Launch
 from slurm.events import JOBS_DIRECTORY
+from slurm.job.cluster_state import SINFO_FORMAT
 from slurm.plan import TrainPlan
 from slurm.prep_plan import PrepStage
-
-WAIT_FOR_OTHERS_S = 120
 
 
 def render_training(
@@ -53,7 +52,7 @@ def render_training(
         launch=launch,
         command=[*launch.command, *arguments],
         options=options,
-        wait_s=WAIT_FOR_OTHERS_S,
+        sinfo_format=SINFO_FORMAT,
     )
 
 

@@ -1,4 +1,4 @@
-"""Rendered scripts run by bash, with `srun` and `scontrol` played by small programs that note what they are told."""
+"""Rendered scripts run by bash; Slurm's commands, and Foreword, are small programs that note what they are told."""
 
 import os
 import subprocess
@@ -6,20 +6,60 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-JOB = {"SLURM_JOB_ID": "123456", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
+JOB = {
+    "SLURM_JOB_ID": "123456",
+    "SLURM_JOB_NUM_NODES": "2",
+    "SLURM_JOB_NODELIST": "node[1-2]",
+    "SLURM_JOB_PARTITION": "gpu",
+}
+# the tasks of a preflight find nothing
 SRUN = """#!/bin/bash
+if [[ " $* " == *" job look "* ]]; then echo "srun look" >> "$RECORD/calls"; exit 0; fi
+echo "srun" >> "$RECORD/calls"
 printf '%s\\0' "$@" > "$RECORD/arguments"
 env -0 > "$RECORD/environment"
+[ -z "${TERM_FROM_SLURM:-}" ] || kill -TERM "$PPID"
 exit "$TRAINING_EXITS_WITH"
 """
 SCONTROL = """#!/bin/bash
 echo "$*" >> "$RECORD/scontrol"
+echo "scontrol $*" >> "$RECORD/calls"
 case "$1 $2" in
-"show job") echo "JobId=$3 JobState=RUNNING Requeue=${REQUEUE:-1} Restarts=0" ;;
+"show job")
+    if [ "$(grep -c sleep "$RECORD/calls")" -lt "${SILENT_FOR:-0}" ]; then exit 1; fi
+    echo "${STATE-JobId=123456 JobState=RUNNING Requeue=${REQUEUE:-1} Restarts=0}" ;;
 show*) printf 'node1\\nnode2\\n' ;;
 requeue*) exit "${REQUEUE_EXITS_WITH:-0}" ;;
 esac
 """
+SLEEP = """#!/bin/bash
+echo "sleep $*" >> "$RECORD/calls"
+"""
+SCANCEL = """#!/bin/bash
+echo "scancel $*" >> "$RECORD/calls"
+"""
+SINFO = """#!/bin/bash
+printf 'node1 idle (null)\\nnode2 idle (null)\\n'
+"""
+# stands for the words that start Foreword; the first word that follows belongs to them, so that tests can vary it
+FOREWORD = """#!/bin/bash
+shift
+echo "foreword $*" >> "$RECORD/calls"
+case $2 in
+begin) cat > "$RECORD/nodes"; exit "${BEGIN_EXITS_WITH:-0}" ;;
+port) echo "${PORT:-40404}" ;;
+preflight) cat > /dev/null; exit "${PREFLIGHT_EXITS_WITH:-0}" ;;
+end) cat > /dev/null; echo "${ANSWER:-end}"; exit "${END_EXITS_WITH:-0}" ;;
+esac
+"""
+PROGRAMS = {
+    "srun": SRUN,
+    "scontrol": SCONTROL,
+    "scancel": SCANCEL,
+    "sinfo": SINFO,
+    "sleep": SLEEP,
+    "played-foreword": FOREWORD,
+}
 # what a POSIX argument or an environment variable can hold
 ARGUMENT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 TRICKY = 'it\'s a "name"; touch broken\n$(touch broken) `touch broken` ${HOME} \\ %j %% ü→𝄞 #'
@@ -44,6 +84,12 @@ class Played:
         return dict(line.split("=", 1) for line in lines)
 
     @property
+    def calls(self) -> list[str]:
+        """The commands that were called, in order."""
+        told = self.directory / "calls"
+        return told.read_text().splitlines() if told.exists() else []
+
+    @property
     def requeued(self) -> bool:
         return self.was_requeued("123456")
 
@@ -56,10 +102,11 @@ def play(directory: Path, script: str, exits_with: int = 0, **environment: str) 
     """Run a script as the job `JOB`, whose processes exit with `exits_with`."""
     programs = directory / "bin"
     programs.mkdir(exist_ok=True)
-    for name, program in (("srun", SRUN), ("scontrol", SCONTROL)):
+    for name, program in PROGRAMS.items():
         (programs / name).write_text(program)
         (programs / name).chmod(0o755)
-    (directory / "scontrol").unlink(missing_ok=True)
+    for record in ("scontrol", "calls"):
+        (directory / record).unlink(missing_ok=True)
     variables = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": "/nonexistent", "RECORD": str(directory)}
     done = subprocess.run(
         ["bash"],
