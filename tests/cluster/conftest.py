@@ -1,4 +1,8 @@
-"""A real Slurm of two nodes on this machine, for as long as the tests of this directory run."""
+"""A real Slurm on this machine, for as long as the tests of this directory run.
+
+Jobs that say nothing else run on its first two nodes. Tests that harm nodes have partitions of their own, so that they
+can go on side by side: most of their time is waiting.
+"""
 
 import os
 import shutil
@@ -8,9 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster_of_nodes import Cluster
+from cluster_of_nodes import SLURM_LOCAL, Cluster
 
-SLURM_LOCAL = Path(__file__).parent / "slurm_local.sh"
+# partition -> its nodes; "debug" comes first and is where jobs go that name none
+PARTITIONS = {
+    "debug": "node[1-2]",
+    "pair": "node[3-4]",
+    "stopped": "node[5-6]",
+    "hung": "node[7-9]",
+    "lost": "node[10-13]",
+    "cut": "node[14-15]",
+    "short": "node16",
+    "unfit": "node[17-22]",
+    "shared": "node23",
+}
+SETTINGS = {"KillWait": 20, "SlurmdTimeout": 60}  # a busy machine is not a dead node
 REQUIRED = bool(os.environ.get("FOREWORD_REQUIRE_SLURM"))
 
 
@@ -21,16 +37,24 @@ def absent(reason: str) -> None:
     pytest.skip(reason)
 
 
+def extra_configuration() -> str:
+    """Lines of slurm.conf."""
+    default = {"debug": " Default=YES"}
+    partitions = [f"PartitionName={name} Nodes={nodes}{default.get(name, '')}" for name, nodes in PARTITIONS.items()]
+    return "\n".join([*(f"{name}={value}" for name, value in SETTINGS.items()), *partitions])
+
+
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Cluster]:
-    """Two nodes with addresses of their own, in network namespaces."""
+    """Nodes with addresses of their own, in network namespaces."""
     if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         absent("Slurm is not installed here: `make test-slurm` installs it")
     if os.geteuid() != 0:
         absent("only root can give the nodes network namespaces of their own")
     directory = Path(tempfile.mkdtemp(prefix="foreword-slurm-"))  # not tmp_path: munge refuses private parents
     directory.chmod(0o755)
-    settings = {"SL_DIR": str(directory), "SL_MODE": "ns", "SL_NODES": "2", "SL_CPUS": "8", "SL_GPUS": "0"}
+    settings = {"SL_DIR": str(directory), "SL_MODE": "ns", "SL_NODES": "23", "SL_CPUS": "8", "SL_GPUS": "0"}
+    settings |= {"SL_PARTS": "all", "SL_EXTRA": extra_configuration()}
     environment = os.environ | settings | {"SLURM_CONF": str(directory / "slurm.conf")}
     started = subprocess.run([SLURM_LOCAL, "up"], env=environment, capture_output=True, text=True, check=False)
     try:

@@ -95,7 +95,7 @@ def test_one_command_leads_from_text_to_a_trained_model_although_tasks_are_kille
 
     told = slurm.status(run)
     assert (told["state"], told["step"], told["total_steps"]) == ("finished", 3, 3)
-    assert "finished: 3 steps" in slurm.foreword("logs", run, "--lines", 5)
+    assert "finished: 3 steps" in slurm.foreword("logs", run, "--lines", 20)
 
 
 def test_a_task_whose_data_is_refused_is_not_repeated_and_those_after_it_say_so(slurm: Cluster, tmp_path: Path) -> None:
