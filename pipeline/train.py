@@ -75,6 +75,8 @@ def train(
         # the watchdog, which names who is waited for, comes before a collective that has waited for too long
         timeout = max(TIMEOUT, timedelta(seconds=2 * config.watchdog.longest_s))
         parallel = initialize(config.parallel.tensor_parallel_size, timeout)
+        watchdog = Watchdog(config.watchdog, config.run_dir, parallel.rank, parallel.world_size, clock)
+        stack.enter_context(watchdog)
         stack.callback(parallel.destroy)
 
         # open: the data, the course of the run, and the run's directory, which has one writer
@@ -86,9 +88,7 @@ def train(
         silence_s = config.checkpoint.takeover_after_s
         lease = all_ranks(lambda: stack.enter_context(acquire(config.run_dir, silence_s)) if parallel.is_main else None)
         number = main_rank(lambda: lease.number if lease else 0)
-        watchdog = stack.enter_context(
-            Watchdog(config.watchdog, config.run_dir, number, parallel.rank, parallel.world_size, clock)
-        )
+        watchdog.number = number
         checkpoint, origin = prepare_run_directory(config, corpora, schedule, start, lease)
 
         sampler = all_ranks(lambda: Sampler(corpora, config) if config.evaluation.samples else None)

@@ -47,27 +47,29 @@ class Watchdog:
     Args:
         config: the times that are allowed; without them nothing is watched.
         run_dir: the run's directory.
-        number: the fencing number of this start, see `lease`.
         rank, world_size: of this process, and of how many.
         clock: tells which part of a step the process is in.
-        environment: where Slurm's names of the node and the job are looked up.
+        environment: where Slurm's names of the node and the job are looked up, and where the processes meet.
+
+    Attributes:
+        number: the fencing number of this start, see `lease`, once it is known; heartbeats are written from then on.
     """
 
     def __init__(
         self,
         config: WatchdogConfig,
         run_dir: Path,
-        number: int,
         rank: int,
         world_size: int,
         clock: Clock,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        self._timeouts, self._run_dir, self._number, self._clock = config.timeout_s, run_dir, number, clock
+        self.number: int | None = None
+        self._timeouts, self._run_dir, self._clock = config.timeout_s, run_dir, clock
         self._rank, self._world_size = rank, world_size
         self._host = environment.get("SLURMD_NODENAME") or socket.gethostname()
         self._job, self._restart = environment.get("SLURM_JOB_ID"), int(environment.get("SLURM_RESTART_COUNT") or 0)
-        self._heartbeats = lease_directory(run_dir, number) / heartbeat.DIRECTORY
+        self._meeting = f"port-{environment.get('MASTER_PORT', 'none')}"
         self._main = threading.main_thread()
         self._step, self._is_warm, self._is_closing = 0, False, False
         self._stuck_s, self._beats = 0.0, 0
@@ -117,14 +119,22 @@ class Watchdog:
     def _beat_until_end(self, _: WatchdogTimeouts) -> None:
         while True:
             with suppress(OSError):  # a file system may be away for a while, and a start that was cut off has no place
-                if self._beats == 0:
-                    self._heartbeats.mkdir(exist_ok=True)
-                write_heartbeat(self._heartbeats, self._heartbeat())
-                self._beats += 1
+                self._beat()
             if self._ended.wait(self._interval_s):
                 break
-        with suppress(OSError):
-            (self._heartbeats / f"{self._rank:05d}").unlink()
+        if self.number is not None:
+            with suppress(OSError):
+                (self._heartbeats(self.number) / f"{self._rank:05d}").unlink()
+
+    def _beat(self) -> None:
+        if self.number is not None:
+            directory = self._heartbeats(self.number)
+            directory.mkdir(exist_ok=True)  # not its parents: they go when another start takes over
+            write_heartbeat(directory, self._heartbeat())
+            self._beats += 1
+
+    def _heartbeats(self, number: int) -> Path:
+        return lease_directory(self._run_dir, number) / heartbeat.DIRECTORY
 
     def _watch(self, timeouts: WatchdogTimeouts) -> None:
         moves, looked = self._clock.moves, time.monotonic()
@@ -157,7 +167,8 @@ class Watchdog:
 
     def _say_last_words(self, limit_s: float, patience_s: float) -> None:
         own = self._heartbeat()
-        directory = self._run_dir / verdict.DIRECTORY / f"{self._number:06d}"
+        name = self._meeting if self.number is None else f"{self.number:06d}"
+        directory = self._run_dir / verdict.DIRECTORY / name
         directory.mkdir(parents=True, exist_ok=True)
         with (directory / f"rank_{self._rank:05d}.txt").open("w") as file:
             file.write(
@@ -174,7 +185,8 @@ class Watchdog:
             (directory / verdict.VERDICT_NAME).open("x").close()
         except FileExistsError:  # another rank was faster, and speaks for all
             return
-        laggards = find_laggards(self._world_size, read_reports(directory), read_heartbeats(self._heartbeats))
+        heartbeats = {} if self.number is None else read_heartbeats(self._heartbeats(self.number))
+        laggards = find_laggards(self._world_size, read_reports(directory), heartbeats)
         summary = summarize(self._world_size, own, limit_s, laggards, directory)
         verdict.write_verdict(directory, Verdict(self._job, self._restart, summary, laggards))
         say(f"watchdog: {summary}; ending with exit code {EXIT_HUNG}")

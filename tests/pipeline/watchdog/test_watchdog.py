@@ -35,7 +35,8 @@ def wait_in_a_recognisable_place() -> None:
 def one_rank(run_dir: Path, rank: int, hangs_in: str, warm: bool = True) -> None:
     """Goes through the parts of steps until it hangs in one of them."""
     clock = Clock()
-    with Watchdog(config(step=LIMIT_S), run_dir, 1, rank, 2, clock, JOB) as watchdog:
+    with Watchdog(config(step=LIMIT_S), run_dir, rank, 2, clock, JOB) as watchdog:
+        watchdog.number = 1
         clock.go_over_to("training")
         if warm:
             watchdog.step(3)
@@ -104,7 +105,8 @@ def test_a_stopped_process_is_named_by_the_others(run_dir, start):
 
 def in_a_long_step(run_dir: Path, limit_s: float) -> None:
     clock = Clock()
-    with Watchdog(config(step=limit_s), run_dir, 1, 0, 1, clock, JOB) as watchdog:
+    with Watchdog(config(step=limit_s), run_dir, 0, 1, clock, JOB) as watchdog:
+        watchdog.number = 1
         watchdog.step(1)
         clock.go_over_to("training")
         (run_dir / "in a step").touch()
@@ -134,7 +136,8 @@ def test_before_the_first_step_there_is_more_time(run_dir, start):
 def test_a_process_that_moves_is_left_alone_and_takes_its_heartbeat_with_it(run_dir):
     clock = Clock()
     heartbeats = run_dir / ".lease/000001/heartbeats"
-    with Watchdog(config(step=LIMIT_S), run_dir, 1, 0, 1, clock, JOB) as watchdog:
+    with Watchdog(config(step=LIMIT_S), run_dir, 0, 1, clock, JOB) as watchdog:
+        watchdog.number = 1
         for step in range(1, 16):
             clock.go_over_to("data_wait")
             clock.go_over_to("training")
@@ -152,9 +155,24 @@ def test_a_process_that_moves_is_left_alone_and_takes_its_heartbeat_with_it(run_
 
 
 def test_without_times_nothing_is_watched(run_dir):
-    with Watchdog(WatchdogConfig(timeout_s=None), run_dir, 1, 0, 1, Clock(), JOB) as watchdog:
+    with Watchdog(WatchdogConfig(timeout_s=None), run_dir, 0, 1, Clock(), JOB) as watchdog:
+        watchdog.number = 1
         watchdog.step(1)
     assert not (run_dir / ".lease/000001/heartbeats").exists()
+
+
+def before_the_lease(run_dir: Path, rank: int) -> None:
+    with Watchdog(config(start_up=LIMIT_S), run_dir, rank, 2, Clock(), JOB | {"MASTER_PORT": "40404"}):
+        wait_in_a_recognisable_place()
+
+
+def test_processes_that_hang_before_they_hold_the_run_are_named_too(tmp_path, start, capfd):
+    run_dir = tmp_path / "not made yet"
+    processes = [start(before_the_lease, run_dir, rank) for rank in (0, 1)]
+    assert exit_codes(*processes) == [76, 76]
+    assert capfd.readouterr().err.count("watchdog: no progress for 0.5 s at step 0 (start_up)") == 1
+    stacks = sorted((run_dir / "hangs/port-40404").glob("*.txt"))
+    assert ["in wait_in_a_recognisable_place" in path.read_text() for path in stacks] == [True, True]
 
 
 def test_it_ends_even_when_it_cannot_write_what_it_knows(run_dir, start, capfd):
