@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foreword.config import dump_config, validate
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 
 FOREWORD = str(Path(sysconfig.get_path("scripts")) / "foreword")
 VOCAB_SIZE = 50257

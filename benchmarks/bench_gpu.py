@@ -29,7 +29,7 @@ from gpu_report import Results, show
 from rich.console import Console
 
 from pipeline.attention.select import why_not
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.distributed.parallel import Parallel, initialize
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "model"

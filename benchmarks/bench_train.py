@@ -34,7 +34,7 @@ from sparse_corpus import fill_rows, make_sparse_corpus
 from turns import Contender, Turn
 
 from foreword.config import dump_config, validate
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.corpora import open_corpora
 from pipeline.data.loader import TrainLoader
 from pipeline.data.rows import TrainingRows

@@ -69,7 +69,7 @@ def foreword(asynchronous: bool, config: Any, vocab_size: int, directory: Path) 
     from pipeline.checkpoint.restore import restore
     from pipeline.checkpoint.save import Saver
     from pipeline.checkpoint.workspace import Workspace
-    from pipeline.lease import acquire
+    from pipeline.run.lease import acquire
 
     engine = _engine(config, vocab_size)
     run_dir = directory / "run"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.attention import AttentionPlan, select_backend
 from pipeline.attention.sdpa import SdpaBackend, dense_mask
-from pipeline.flops import attended_pairs
+from pipeline.plan.flops import attended_pairs
 
 BACKENDS = ("varlen", "flex", "sdpa")
 PLAIN = "plain causal"

@@ -14,12 +14,13 @@ from torch import nn
 
 from foreword.config import validate
 from pipeline.attention import COMPUTE_DTYPES, select_backend
-from pipeline.config import ModelConfig, TrainConfig
+from pipeline.config.model import ModelConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.distributed.parallel import Parallel
 from pipeline.engine import Engine
-from pipeline.flops import attended_pairs, training_flops
 from pipeline.model import build_model
+from pipeline.plan.flops import attended_pairs, training_flops
 from pipeline.telemetry.throughput import device_peak_flops
 from pipeline.vocabulary import padded_vocab_size
 

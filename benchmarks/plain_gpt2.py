@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.config import ModelConfig, OptimizerConfig
+from pipeline.config.model import ModelConfig
+from pipeline.config.optimization import OptimizerConfig
 
 
 class Attention(nn.Module):

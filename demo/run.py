@@ -20,7 +20,7 @@ from data_prep.shards import PADDING, Corpus
 from data_prep.tokenizers import load_tokenizer
 from foreword.config import load_config
 from foreword.errors import EXIT_STOPPED
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 
 DIRECTORY = Path("demo-run")
 TEXT = DIRECTORY / "text.jsonl"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from foreword.errors import ConfigError
-from pipeline.config import BatchConfig, BatchWarmup, ScheduleConfig
+from pipeline.config.optimization import BatchConfig, BatchWarmup, ScheduleConfig
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The training loop, top to bottom: open, build, resume; then step, evaluate and save until the end.
 
-What it leaves to the rooms beside it: what the ranks tell each other before a step (`step_counts`), checkpoints that
-are written while training goes on (`saving`), and what is told of the run (`telemetry.reporter`).
+What it leaves to other rooms: what the ranks tell each other before a step (`run.step_counts`), checkpoints that are
+written while training goes on (`run.saving`), and what is told of the run (`telemetry.reporter`).
 
 Every decision that must be the same on all ranks (stop, save, evaluate, give up) is a pure function of the step or of
 numbers that were summed over all ranks, so that no rank waits for another that went elsewhere.
@@ -19,7 +19,7 @@ from pipeline.checkpoint.meta import Origin, Progress
 from pipeline.checkpoint.restore import restore
 from pipeline.checkpoint.save import Saver
 from pipeline.checkpoint.workspace import Workspace
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.data.corpora import Corpora, open_corpora
 from pipeline.data.loader import TrainLoader
@@ -28,22 +28,22 @@ from pipeline.data.share import Share
 from pipeline.distributed.agreement import Alone, all_ranks, gather, main_rank
 from pipeline.distributed.parallel import TIMEOUT, Parallel, initialize
 from pipeline.engine import Engine
-from pipeline.init_from import begin_from
-from pipeline.lease import Lease, acquire
+from pipeline.evaluation.samples import Sampler
+from pipeline.evaluation.validation import judged_by, summarize, validate_model
 from pipeline.model import GPT2, build_model, padded_vocab_size
-from pipeline.run_directory import prepare_run_directory
-from pipeline.samples import Sampler
-from pipeline.saving import Saving, describe, topology_of
+from pipeline.run.directory import prepare_run_directory
+from pipeline.run.init_from import begin_from
+from pipeline.run.lease import Lease, acquire
+from pipeline.run.saving import Saving, describe, topology_of
+from pipeline.run.start import Start
+from pipeline.run.step_counts import StepCounts
+from pipeline.run.stop import StopRequest
 from pipeline.schedule import Schedule
-from pipeline.start import Start
-from pipeline.step_counts import StepCounts
-from pipeline.stop import StopRequest
 from pipeline.telemetry.clock import Clock
 from pipeline.telemetry.profile import StepProfiler
 from pipeline.telemetry.recorder import Telemetry
 from pipeline.telemetry.reporter import Reporter
 from pipeline.telemetry.throughput import Throughput
-from pipeline.validation import judged_by, summarize, validate_model
 from pipeline.watchdog.watchdog import Watchdog
 
 

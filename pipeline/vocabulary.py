@@ -6,7 +6,7 @@ Nothing about the model's shape depends on it, and a model trained causally can 
 """
 
 from foreword.errors import ConfigError
-from pipeline.config import MaskingConfig
+from pipeline.config.objective import MaskingConfig
 
 VOCABULARY_MULTIPLE = 128
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from data_prep.verify import verify_corpus
 from foreword.errors import ConfigError, DataError
-from pipeline.config import TrainConfig
-from pipeline.sizes import checkpoint_bytes
+from pipeline.config.train import TrainConfig
+from pipeline.plan.sizes import checkpoint_bytes
 from slurm.config import ClusterConfig, require_single_line
 
 SAVED_BYTES_PER_S = 10**9  # what one run can expect of a shared file system

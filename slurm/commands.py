@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.start_options import start_options
-from pipeline.start import Start
+from pipeline.run.start import Start
 
 if TYPE_CHECKING:
     from slurm.submit import Prepared

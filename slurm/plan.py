@@ -13,10 +13,10 @@ from rich.filesize import decimal
 from data_prep.config import PrepConfig
 from data_prep.shards import Corpus
 from foreword.errors import ConfigError
-from pipeline.config import TrainConfig
-from pipeline.data.census import estimate_census
+from pipeline.config.train import TrainConfig
 from pipeline.data.corpora import open_corpora, refuse_unsuitable, splits_read
-from pipeline.run_plan import RunData, RunPlan, describe_needs, describe_run, plan_run
+from pipeline.plan.census import estimate_census
+from pipeline.plan.run_plan import RunData, RunPlan, describe_needs, describe_run, plan_run
 from slurm.checks import (
     SAVED_BYTES_PER_S,
     node_memory_bytes,

@@ -8,8 +8,8 @@ from data_prep.config import PrepConfig
 from data_prep.tokenizers import load_tokenizer
 from foreword.config import dump_config, load_config
 from foreword.errors import ConfigError
-from pipeline.config import TrainConfig
-from pipeline.start import Start
+from pipeline.config.train import TrainConfig
+from pipeline.run.start import Start
 from slurm.checks import path_warnings
 from slurm.config import ClusterConfig, load_cluster
 from slurm.container import launch

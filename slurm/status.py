@@ -18,9 +18,9 @@ from data_prep.work_progress import read_progress as read_prep_progress
 from foreword.console import warn
 from foreword.errors import ConfigError, DataError, MachineError
 from pipeline.checkpoint.find import CHECKPOINTS
-from pipeline.lease import LEASE
-from pipeline.run_progress import CONFIG_NAME, RunProgress
-from pipeline.run_progress import read_progress as read_run_progress
+from pipeline.run.lease import LEASE
+from pipeline.run.progress import CONFIG_NAME, RunProgress
+from pipeline.run.progress import read_progress as read_run_progress
 from pipeline.telemetry.metrics import METRICS_NAME
 from slurm import clients
 from slurm.clients import EndedJob, QueuedJob

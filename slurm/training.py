@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foreword.config import dump_config, load_config
-from pipeline.config import TrainConfig
-from pipeline.start import Start
+from pipeline.config.train import TrainConfig
+from pipeline.run.start import Start
 from slurm.checks import path_warnings, refuse_damaged
 from slurm.config import ClusterConfig, load_cluster
 from slurm.container import launch

@@ -10,7 +10,7 @@ from pipeline.checkpoint.find import all_checkpoints, complete_checkpoints, firs
 from pipeline.checkpoint.meta import damage, read_meta
 from pipeline.checkpoint.read import header_problems
 from pipeline.distributed.agreement import gather, main_rank
-from pipeline.start import Start
+from pipeline.run.start import Start
 
 _NAMED = 20  # steps in a message
 

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from foreword.config import Section
 from foreword.errors import CheckpointError
 from foreword.files import atomic_write, damaged_files
-from pipeline.config import Objectives
+from pipeline.config.objective import Objectives
 
 META_NAME = "foreword.json"
 # what is stored of each parameter: its fp32 value and Adam's two moments
@@ -118,7 +118,7 @@ class Progress(Section):
 
 
 class Origin(Section):
-    """What a run began with in place of drawn weights; see `pipeline.init_from`.
+    """What a run began with in place of drawn weights; see `pipeline.run.init_from`.
 
     Attributes:
         path: the checkpoint or weights directory.
@@ -181,8 +181,8 @@ class CheckpointMeta(Section):
         engine: what else decides the next steps: the guard and the loss scale.
         origin: what the run began with; None where its first weights were drawn.
         loss: training loss of the last step whose update was made, nats per scored token.
-        validation_loss: what a model with these objectives is judged by (see `pipeline.validation`); None when this
-            step was not evaluated.
+        validation_loss: what a model with these objectives is judged by (see
+            `pipeline.evaluation.validation`); None when this step was not evaluated.
         config: the resolved configuration of the run.
         wandb_run_id: a resumed run continues it.
         saved_at: UTC, ISO 8601.

@@ -8,7 +8,7 @@ from foreword.errors import CheckpointError
 from pipeline.checkpoint.fragments import finish_restore, fragments_of
 from pipeline.checkpoint.meta import KINDS, CheckpointMeta, CorpusIdentity, read_meta
 from pipeline.checkpoint.read import CheckpointReader
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.distributed.agreement import all_ranks
 from pipeline.engine import Engine
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from foreword.console import warn
 from pipeline.checkpoint.find import complete_checkpoints
 from pipeline.checkpoint.meta import read_meta
-from pipeline.config import CheckpointConfig
+from pipeline.config.run import CheckpointConfig
 
 
 def apply_retention(run_dir: Path, config: CheckpointConfig, remove: Callable[[Path], None]) -> list[Path]:

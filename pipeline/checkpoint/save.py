@@ -28,10 +28,10 @@ from pipeline.checkpoint.meta import CheckpointMeta, FileEntry, FragmentRange, w
 from pipeline.checkpoint.retention import apply_retention
 from pipeline.checkpoint.workspace import Workspace
 from pipeline.checkpoint.write import write_and_hash
-from pipeline.config import CheckpointConfig
+from pipeline.config.run import CheckpointConfig
 from pipeline.distributed.agreement import gather, main_rank
 from pipeline.engine import Engine
-from pipeline.lease import Lease
+from pipeline.run.lease import Lease
 
 POLL_INTERVAL_S = 0.02
 

@@ -155,7 +155,8 @@ def _boundaries(
     """What draws the boundaries; None where the shards' are taken."""
     from foreword.config import validate
     from foreword.errors import ConfigError
-    from pipeline.config import BoundariesConfig, DataConfig
+    from pipeline.config.data import DataConfig
+    from pipeline.config.objective import BoundariesConfig
     from pipeline.data.objective import SegmentObjectives
 
     if (policy == "fraction") != (fraction is not None):

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.start import Start
+from pipeline.run.start import Start
 
 _OPTIONS = (
     click.option(

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.commands.start_options import start_options
-from pipeline.start import Start
+from pipeline.run.start import Start
 
 if TYPE_CHECKING:
-    from pipeline.config import TrainConfig
+    from pipeline.config.train import TrainConfig
 
 BEGAN = perf_counter()  # this module is imported when the command is called
 PROFILED_STEPS = 3
@@ -72,9 +72,9 @@ def train(
     from foreword.config import dump_config, load_config
     from foreword.console import say
     from foreword.errors import ForewordError
-    from pipeline.config import TrainConfig
+    from pipeline.config.train import TrainConfig
     from pipeline.distributed.placement import find_placement
-    from pipeline.stop import StopRequest
+    from pipeline.run.stop import StopRequest
 
     resolved = load_config(config, overrides, TrainConfig)
     if dry_run:
@@ -106,7 +106,7 @@ def _show_plan(config: "TrainConfig", world_size: int, start: Start) -> None:
     from foreword.config import dump_config
     from foreword.console import say
     from pipeline.data.corpora import open_corpora
-    from pipeline.run_plan import RunData, describe_beginning, describe_needs, describe_run, plan_run
+    from pipeline.plan.run_plan import RunData, describe_beginning, describe_needs, describe_run, plan_run
 
     corpora = open_corpora(config)
     plan = plan_run(config, RunData.of(corpora, config), world_size)

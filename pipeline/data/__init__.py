@@ -11,5 +11,5 @@ One step's way, in the order of the rooms:
     batch       tokens and segments      -> tensors: mask, loss mask, labels, positions
 
 `places` says where a position of the run leads, `rows` goes this way for any positions, `share` says which of a step's
-are this rank's, and `loader` is a step ahead. `census` counts what the first rows ask for.
+are this rank's, and `loader` is a step ahead.
 """

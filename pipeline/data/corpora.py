@@ -11,7 +11,7 @@ import numpy as np
 from data_prep.manifest import TokenizerInfo
 from data_prep.shards import Corpus, Split
 from foreword.errors import ConfigError, DataError, MachineError
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.blend import whole_weights
 from pipeline.vocabulary import mask_token_id
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.keyed import to_range, to_unit
-from pipeline.config import MaskingConfig
+from pipeline.config.objective import MaskingConfig
 from pipeline.data.objective import RowKeys
 from pipeline.data.segments import Segments
 from pipeline.vocabulary import mask_token_id

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data_prep.keyed import keyed_bits, to_range, to_unit
-from pipeline.config import OBJECTIVES, BoundariesConfig, ObjectiveName
+from pipeline.config.objective import OBJECTIVES, BoundariesConfig, ObjectiveName
 from pipeline.data.segments import Segments
 
 

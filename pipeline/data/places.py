@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.config import DataConfig
+from pipeline.config.data import DataConfig
 from pipeline.data.blend import Blend
 from pipeline.data.corpora import Corpora
 from pipeline.data.order import DataOrder

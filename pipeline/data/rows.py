@@ -10,7 +10,7 @@ import numpy as np
 
 from data_prep.shards import PADDING, Corpus, Row
 from foreword.errors import DataError
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch, batch_of
 from pipeline.data.corpora import Corpora
 from pipeline.data.masking import TokenMasking

@@ -17,7 +17,7 @@ from types import FrameType
 from foreword.console import warn
 from foreword.errors import EXIT_HUNG
 from pipeline.distributed.placement import LISTENING_FD, PLANNED_WORLD_SIZE
-from pipeline.stop import stop_signals
+from pipeline.run.stop import stop_signals
 
 POLL_INTERVAL_S = 0.1
 GRACE_S = 30.0  # after one process has died, the others may notice by themselves for so long

@@ -17,7 +17,7 @@ import torch
 
 from foreword.console import say, warn
 from foreword.errors import ConfigError
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.distributed.agreement import gather
 from pipeline.distributed.parallel import Parallel

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from foreword.errors import ConfigError
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.distributed.parallel import Parallel
 from pipeline.engine.optimizer import GatedAdamW
 from pipeline.model import GPT2

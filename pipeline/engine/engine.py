@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.checkpoint.meta import EngineState, LossScalerState
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.distributed.parallel import Parallel
 from pipeline.engine.compilation import compile_model

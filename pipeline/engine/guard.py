@@ -9,7 +9,7 @@ from collections import deque
 from statistics import median
 
 from pipeline.checkpoint.meta import GuardState
-from pipeline.config import GuardConfig
+from pipeline.config.optimization import GuardConfig
 
 # the standard deviation of a normal distribution in units of its median absolute deviation
 MAD_TO_SIGMA = 1.4826

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.config import OptimizerConfig
+from pipeline.config.optimization import OptimizerConfig
 
 
 class GatedAdamW(torch.optim.AdamW):

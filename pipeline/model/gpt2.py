@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from foreword.errors import ConfigError
 from pipeline.attention import AttentionBackend, AttentionPlan
 from pipeline.attention.sdpa import SdpaBackend
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.data.batch import Batch
 from pipeline.model import loss, parameters
 from pipeline.model.kv_cache import KVCache

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from foreword.errors import CheckpointError
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 
 
 @dataclass(frozen=True)

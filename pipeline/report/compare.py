@@ -13,7 +13,8 @@ from rich.table import Table
 from foreword.config import load_config
 from foreword.errors import ConfigError
 from foreword.pages import write_page
-from pipeline.config import TrainConfig, describe_objectives
+from pipeline.config.objective import describe_objectives
+from pipeline.config.train import TrainConfig
 from pipeline.report.charts import NUM_COLOURS, Chart, Curve, charts_for_a_page
 from pipeline.report.history import wall_time_s
 from pipeline.report.run_page import CONFIG_NAME, duration, read_run

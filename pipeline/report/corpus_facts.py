@@ -8,7 +8,7 @@ from data_prep.manifest import Manifest
 from data_prep.shards import PADDING, Corpus, Split
 from foreword.errors import ForewordError
 from foreword.pages import Bar, bars
-from pipeline.config import DataConfig
+from pipeline.config.data import DataConfig
 
 ROWS_LOOKED_AT = 2000
 BINS = 10

@@ -7,7 +7,8 @@ from typing import Any
 from foreword.config import load_config
 from foreword.errors import ConfigError, DataError
 from foreword.pages import bars, write_page
-from pipeline.config import TrainConfig, describe_objectives
+from pipeline.config.objective import describe_objectives
+from pipeline.config.train import TrainConfig
 from pipeline.report.charts import Chart, Curve, charts_for_a_page
 from pipeline.report.corpus_facts import corpus_facts
 from pipeline.report.history import Moment, history, seconds_by_part, wall_time_s

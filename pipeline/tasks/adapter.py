@@ -17,7 +17,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from data_prep.tokenizers import Tokenizer
 from foreword.console import progress
-from pipeline.config import PromptReading
+from pipeline.config.objective import PromptReading
 from pipeline.distributed.agreement import gather
 from pipeline.distributed.parallel import Parallel, initialize
 from pipeline.generation import Sampling, generate

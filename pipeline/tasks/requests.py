@@ -14,7 +14,7 @@ import torch
 
 from data_prep.shards import PADDING
 from foreword.errors import DataError
-from pipeline.config import PromptReading
+from pipeline.config.objective import PromptReading
 from pipeline.data.batch import Batch, make_batch
 from pipeline.distributed.agreement import gather
 from pipeline.distributed.parallel import Parallel

@@ -13,7 +13,8 @@ from typing import Any
 from foreword.console import Progress, progress, say, warn
 from pipeline.checkpoint.meta import Origin
 from pipeline.checkpoint.meta import Progress as TrainProgress
-from pipeline.config import TrainConfig, describe_objectives
+from pipeline.config.objective import describe_objectives
+from pipeline.config.train import TrainConfig
 from pipeline.telemetry.metrics import METRICS_NAME
 from pipeline.telemetry.record_file import RecordFile
 from pipeline.telemetry.summary import summary_table

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pipeline.checkpoint.meta import Progress
 from pipeline.distributed.agreement import Alone
 from pipeline.engine import StepResult
-from pipeline.lease import Lease
-from pipeline.step_counts import StepCounts
+from pipeline.run.lease import Lease
+from pipeline.run.step_counts import StepCounts
 from pipeline.telemetry.recorder import Telemetry
 from pipeline.telemetry.throughput import Throughput, Work
 

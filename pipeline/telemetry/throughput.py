@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from pipeline.config import ModelConfig
-from pipeline.flops import peak_flops, training_flops
+from pipeline.config.model import ModelConfig
+from pipeline.plan.flops import peak_flops, training_flops
 from pipeline.telemetry.clock import Clock
 
 

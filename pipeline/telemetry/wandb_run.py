@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from foreword.console import warn
 from foreword.errors import ConfigError, MachineError
-from pipeline.config import TrainConfig, WandbConfig
+from pipeline.config.run import WandbConfig
+from pipeline.config.train import TrainConfig
 
 HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # of the public service, in older and newer versions of wandb
 MODES = ("online", "offline", "disabled")

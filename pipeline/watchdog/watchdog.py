@@ -26,8 +26,8 @@ from types import FrameType
 
 from foreword.console import say
 from foreword.errors import EXIT_HUNG
-from pipeline.config import WatchdogConfig, WatchdogTimeouts
-from pipeline.lease import lease_directory
+from pipeline.config.run import WatchdogConfig, WatchdogTimeouts
+from pipeline.run.lease import lease_directory
 from pipeline.telemetry.clock import Clock
 from pipeline.watchdog import heartbeat, verdict
 from pipeline.watchdog.heartbeat import Heartbeat, read_heartbeats, write_heartbeat

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foreword.errors import CheckpointError
 from pipeline.checkpoint.meta import MASTER
-from pipeline.config import describe_objectives
+from pipeline.config.objective import describe_objectives
 from pipeline.weights.directory import WeightsMeta, save_weights
 from pipeline.weights.pretrained import Pretrained, open_pretrained
 from pipeline.weights.stored import open_stored

@@ -24,7 +24,8 @@ from data_prep.tokenizers import Tokenizer, save_tokenizer
 from foreword.config import Section
 from foreword.errors import CheckpointError, ConfigError
 from foreword.files import TEMPORARY_PREFIX, atomic_write, damaged_files, fsync_directory, sha256_of
-from pipeline.config import ModelConfig, ObjectiveName, Objectives
+from pipeline.config.model import ModelConfig
+from pipeline.config.objective import ObjectiveName, Objectives
 from pipeline.weights.streaming import Shapes, write_tensors
 
 FORMAT: Literal["foreword-weights"] = "foreword-weights"

@@ -11,7 +11,7 @@ Shape suffixes: V vocabulary, D hidden size, O output features.
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.model.gpt2 import padded_vocab_size
 
 EMBEDDING = "wte.weight"

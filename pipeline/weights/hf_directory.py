@@ -22,7 +22,8 @@ from torch import Tensor
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from foreword.config import Section, validate
 from foreword.errors import ConfigError, DataError
-from pipeline.config import ModelConfig, Objectives, PromptReading
+from pipeline.config.model import ModelConfig
+from pipeline.config.objective import Objectives, PromptReading
 from pipeline.vocabulary import padded_vocab_size
 from pipeline.weights.gpt2_layout import EMBEDDING, hf_names, hf_shapes, to_logical
 

@@ -24,7 +24,7 @@ from data_prep.tokenizers import Tokenizer
 from foreword.errors import ConfigError
 from foreword.files import atomic_write
 from pipeline.checkpoint.meta import MASTER
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.weights.directory import WeightsMeta, save_weights, whole_directory
 from pipeline.weights.gpt2_layout import from_logical, hf_names, hf_shapes, logical_shapes
 from pipeline.weights.hf_directory import (

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from pipeline.config import describe_objectives
+from pipeline.config.objective import describe_objectives
 from pipeline.weights.hf_directory import ExportNotes
 from pipeline.weights.pretrained import Pretrained
 

@@ -15,7 +15,8 @@ from data_prep.tokenizers import Tokenizer, load_tokenizer
 from foreword.errors import CheckpointError
 from pipeline.checkpoint.find import find_checkpoint
 from pipeline.checkpoint.meta import MASTER, CheckpointMeta, read_meta
-from pipeline.config import MaskingConfig, ModelConfig, ObjectiveName, Objectives, PromptReading, prompt_reading
+from pipeline.config.model import ModelConfig
+from pipeline.config.objective import MaskingConfig, ObjectiveName, Objectives, PromptReading, prompt_reading
 from pipeline.model import GPT2, build_model
 from pipeline.vocabulary import mask_token_id
 from pipeline.weights import directory as weights

@@ -10,7 +10,7 @@ import yaml
 
 from foreword.cli import foreword
 from foreword.config import load_config
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 
 from foreword.errors import ConfigError
-from pipeline.config import BatchConfig, ScheduleConfig
+from pipeline.config.optimization import BatchConfig, ScheduleConfig
 from pipeline.schedule import Schedule
 
 LENGTH = 16

@@ -18,7 +18,7 @@ from data_prep.shards import Corpus
 from pipeline.checkpoint.meta import read_meta
 from pipeline.checkpoint.read import load_full_weights
 from pipeline.commands.evaluation import evaluate as evaluate_command
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.corpora import open_corpora
 from pipeline.data.rows import TrainingRows
 

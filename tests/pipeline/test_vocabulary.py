@@ -3,7 +3,7 @@
 import pytest
 
 from foreword.errors import ConfigError
-from pipeline.config import MaskingConfig
+from pipeline.config.objective import MaskingConfig
 from pipeline.vocabulary import mask_token_id, padded_vocab_size
 
 

@@ -7,7 +7,7 @@ from fake_slurm import FakeSlurm, install
 from tiny_corpus import make_corpus
 from tiny_preparation import train_tokenizer, write_preparation
 
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from slurm.config import ClusterConfig
 
 

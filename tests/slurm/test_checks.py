@@ -7,8 +7,9 @@ import pytest
 
 from foreword.config import load_config
 from foreword.errors import ConfigError
-from pipeline.config import ModelConfig, TrainConfig
-from pipeline.sizes import checkpoint_bytes
+from pipeline.config.model import ModelConfig
+from pipeline.config.train import TrainConfig
+from pipeline.plan.sizes import checkpoint_bytes
 from slurm.checks import (
     node_memory_bytes,
     path_warnings,

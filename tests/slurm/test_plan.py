@@ -6,7 +6,7 @@ import pytest
 from tiny_corpus import SEQUENCE_LENGTH
 
 from foreword.errors import ConfigError, DataError
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from slurm.config import ClusterConfig
 from slurm.plan import plan_training
 

@@ -14,7 +14,7 @@ from data_prep.prepare import finish, prepare_task
 from foreword.cli import foreword
 from foreword.config import dump_config, load_config
 from foreword.errors import ConfigError, DataError
-from pipeline.lease import acquire
+from pipeline.run.lease import acquire
 from slurm.events import append_event
 from slurm.status import status_of
 

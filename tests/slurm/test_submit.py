@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from foreword.config import load_config
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 
 SBATCH = """#!/bin/bash
 cp "$2" "$RECORD"

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipeline.config import TrainConfig
-from pipeline.data.census import estimate_census
-from pipeline.run_plan import RunData, plan_run
+from pipeline.config.train import TrainConfig
+from pipeline.plan.census import estimate_census
+from pipeline.plan.run_plan import RunData, plan_run
 from slurm.config import ClusterConfig, ContainerConfig
 from slurm.container import launch
 from slurm.plan import TrainPlan

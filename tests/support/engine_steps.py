@@ -8,7 +8,7 @@ from processes import free_port, run_distributed
 from tiny_corpus import VOCAB_SIZE
 from training import train_config
 
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch, make_batch
 
 STEPS, ROWS, ROW_LENGTH = 2, 8, 33

@@ -19,7 +19,7 @@ from pipeline.checkpoint.meta import (
     Topology,
     write_meta,
 )
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 
 Parameters = dict[str, tuple[tuple[int, ...], int | None]]
 # name -> full shape and the dimension that tensor parallelism cuts

@@ -9,7 +9,7 @@ from processes import free_port, run_distributed
 
 from foreword.config import validate
 from foreword.errors import ForewordError
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 
 STEPS = 8
 HALF = 4

@@ -24,7 +24,7 @@ from pipeline.attention.flex import BLOCK, FlexBackend, block_mask
 from pipeline.attention.sdpa import SdpaBackend
 from pipeline.attention.sequences import split_sequences
 from pipeline.attention.varlen import VarlenBackend
-from pipeline.flops import attended_pairs
+from pipeline.plan.flops import attended_pairs
 
 # flex_attention is compiled on a GPU only
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

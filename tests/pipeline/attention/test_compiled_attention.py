@@ -18,7 +18,7 @@ from torch.nn.attention import varlen
 from pipeline.attention import AttentionBackend
 from pipeline.attention.flex import FlexBackend
 from pipeline.attention.varlen import VarlenBackend
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.data.batch import Batch
 from pipeline.distributed.parallel import Parallel
 from pipeline.model import build_model

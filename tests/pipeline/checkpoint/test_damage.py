@@ -15,7 +15,7 @@ from pipeline.checkpoint.find import find_checkpoint, newest_complete
 from pipeline.checkpoint.inspect import verify_checkpoint
 from pipeline.checkpoint.meta import META_NAME, damage, read_meta, write_meta
 from pipeline.checkpoint.read import CheckpointReader, header_problems
-from pipeline.start import Start
+from pipeline.run.start import Start
 
 FILES = ["tp_00_dp_000.safetensors", "tp_01_dp_000.safetensors", META_NAME]
 TENSORS = FILES[:2]

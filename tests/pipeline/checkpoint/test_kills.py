@@ -20,7 +20,7 @@ from watched import train_watched
 from pipeline.checkpoint.find import all_checkpoints, complete_checkpoints
 from pipeline.checkpoint.inspect import verify_checkpoint
 from pipeline.checkpoint.workspace import TEMPORARY_PREFIX
-from pipeline.start import Start
+from pipeline.run.start import Start
 
 KILLS = 50
 INTERVAL = 2  # steps between saves

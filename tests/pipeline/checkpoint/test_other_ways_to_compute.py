@@ -8,7 +8,7 @@ from training import HALF, curve, fork_run, train_all, train_config
 
 from pipeline.checkpoint.meta import KINDS, read_meta
 from pipeline.checkpoint.read import CheckpointReader
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 
 LAST = "checkpoints/step_00000008"
 WAYS = {

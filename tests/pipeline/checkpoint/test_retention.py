@@ -12,7 +12,7 @@ from pipeline.checkpoint.find import CHECKPOINTS, complete_checkpoints
 from pipeline.checkpoint.inspect import verify_checkpoint
 from pipeline.checkpoint.retention import apply_retention, steps_to_keep
 from pipeline.checkpoint.workspace import Workspace, remove_leftovers
-from pipeline.config import CheckpointConfig
+from pipeline.config.run import CheckpointConfig
 
 
 def steps_of(run_dir) -> list[int]:

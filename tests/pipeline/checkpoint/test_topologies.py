@@ -130,8 +130,8 @@ def load_save_and_step(config, sources: list[Path], out: Path) -> list[list[floa
     from pipeline.distributed.agreement import main_rank
     from pipeline.distributed.parallel import initialize
     from pipeline.engine import Engine
-    from pipeline.lease import acquire
     from pipeline.model import build_model
+    from pipeline.run.lease import acquire
     from pipeline.schedule import Schedule
 
     partition_matrices()

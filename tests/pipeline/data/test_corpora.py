@@ -11,7 +11,7 @@ from training import train_config
 
 from data_prep.manifest import Manifest
 from foreword.errors import ConfigError, DataError, MachineError
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.corpora import open_corpora
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from segment_lists import Segments as SegmentList
 from segment_lists import rows_of_segments, visible
 
-from pipeline.config import BoundariesConfig, MaskingConfig
+from pipeline.config.objective import BoundariesConfig, MaskingConfig
 from pipeline.data.batch import batch_of
 from pipeline.data.masking import MaskedTokens, TokenMasking
 from pipeline.data.objective import RowKeys, SegmentObjectives

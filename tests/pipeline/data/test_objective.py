@@ -11,7 +11,7 @@ from segment_lists import Segments as SegmentList
 from segment_lists import rows_of_segments
 
 from data_prep.shards import PADDING
-from pipeline.config import OBJECTIVES, BoundariesConfig
+from pipeline.config.objective import OBJECTIVES, BoundariesConfig
 from pipeline.data.batch import batch_of
 from pipeline.data.objective import RowKeys, SegmentObjectives, corpus_key
 from pipeline.data.segments import Segments, segments_of

@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from foreword.config import dump_config, load_config
 from foreword.errors import ConfigError
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.distributed.parallel import Parallel
 from pipeline.engine import compilation
 from pipeline.model import build_model, loss

@@ -13,7 +13,7 @@ from tiny_corpus import VOCAB_SIZE, make_corpus
 
 from data_prep.shards import PADDING, Corpus
 from foreword.errors import DataError
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.data.batch import Batch, make_batch
 from pipeline.distributed.parallel import Parallel
 from pipeline.evaluation import EvalResult, Readings, Score, score_segments, split_batches

@@ -9,7 +9,7 @@ from processes import run_distributed
 from torch import Tensor
 
 from foreword.errors import CheckpointError, ConfigError
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.data.batch import make_batch
 from pipeline.distributed.parallel import Parallel, initialize
 from pipeline.generation import GREEDY, Sampling, generate

@@ -9,7 +9,7 @@ import torch
 from processes import run_distributed
 
 from foreword.errors import ConfigError
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.data.batch import make_batch
 from pipeline.distributed.parallel import Parallel, initialize
 from pipeline.generation import GREEDY, Gap, Sampling, fill_gaps

@@ -11,7 +11,7 @@ from tiny_gpt2 import EOD, VOCAB_SIZE, save_tokenizer_files
 
 from data_prep.tokenizers import load_tokenizer
 from foreword.errors import ConfigError
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.distributed.parallel import Parallel
 from pipeline.generation import GREEDY, Gap, Sampling
 from pipeline.generation.lines import answer_lines

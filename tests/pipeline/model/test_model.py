@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_prep.shards import PADDING
 from foreword.errors import CheckpointError, ConfigError
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.data.batch import Batch, make_batch
 from pipeline.distributed.parallel import Parallel, initialize
 from pipeline.model import GPT2, build_model, load_full_state, padded_vocab_size, parameter_layout

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from foreword.errors import DataError
 from pipeline.attention.sdpa import SdpaPlan
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.distributed.parallel import Parallel
 from pipeline.generation import GREEDY, generate
 from pipeline.model import GPT2, build_model

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pipeline.config import ModelConfig
-from pipeline.flops import training_flops
+from pipeline.config.model import ModelConfig
+from pipeline.plan.flops import training_flops
 from pipeline.telemetry import clock as clock_room
 from pipeline.telemetry import throughput as throughput_room
 from pipeline.telemetry.clock import Clock

@@ -16,7 +16,7 @@ from wandb_files import config_of, history_of, step_metrics_of
 from wandb_server import wandb_server
 
 from foreword.errors import ConfigError, MachineError
-from pipeline.config import WandbConfig
+from pipeline.config.run import WandbConfig
 from pipeline.telemetry import wandb_run
 from pipeline.telemetry.metrics import read_metrics
 from pipeline.telemetry.recorder import Telemetry

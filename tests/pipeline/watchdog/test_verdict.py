@@ -19,7 +19,7 @@ from pipeline.watchdog.verdict import (
 )
 
 BEAT = Heartbeat(rank=0, host="node1", process=12, step=7, part="training", moves=20, stuck_s=3.0, beats=9, time=1.5)
-WAITING = "all_reduce (distributed/distributed_c10d.py:9) in over_all_ranks (pipeline/step_counts.py:64)"
+WAITING = "all_reduce (distributed/distributed_c10d.py:9) in over_all_ranks (pipeline/run/step_counts.py:64)"
 
 
 def reports(world_size: int, **of_rank_1: object) -> dict[int, Report]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from foreword.config import validate
-from pipeline.config import WatchdogConfig
-from pipeline.lease import acquire
+from pipeline.config.run import WatchdogConfig
+from pipeline.run.lease import acquire
 from pipeline.telemetry.clock import Clock
 from pipeline.watchdog.heartbeat import read_heartbeats
 from pipeline.watchdog.watchdog import Watchdog

@@ -19,7 +19,7 @@ from data_prep.shards import PADDING, Corpus
 from pipeline.checkpoint.meta import read_meta
 from pipeline.commands.generate import generate
 from pipeline.commands.hugging_face import export, import_
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.weights.modeling_foreword import PrefixGPT2LMHeadModel
 from pipeline.weights.pretrained import open_pretrained
 

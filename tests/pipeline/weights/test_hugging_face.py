@@ -21,11 +21,11 @@ from data_prep.tokenizers import load_tokenizer
 from foreword.errors import CheckpointError, ConfigError, DataError, ForewordError
 from foreword.files import sha256_of
 from pipeline.commands.hugging_face import export as export_command
-from pipeline.config import InitFrom
+from pipeline.config.run import InitFrom
 from pipeline.data.batch import make_batch
 from pipeline.distributed.parallel import Parallel, initialize
-from pipeline.init_from import find_origin
 from pipeline.model import GPT2
+from pipeline.run.init_from import find_origin
 from pipeline.weights.directory import WEIGHTS_NAME
 from pipeline.weights.hugging_face import export_weights, import_weights
 from pipeline.weights.pretrained import open_pretrained

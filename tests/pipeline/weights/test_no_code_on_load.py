@@ -16,7 +16,7 @@ from foreword.errors import CheckpointError, ConfigError, DataError
 from foreword.files import sha256_of
 from pipeline.checkpoint.meta import read_meta, write_meta
 from pipeline.checkpoint.read import header_problems, load_full_weights
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.weights.hugging_face import import_weights
 
 
