@@ -7,8 +7,8 @@ import torch.distributed as dist
 from foreword.console import say, warn
 from foreword.errors import CheckpointError, ConfigError
 from pipeline.checkpoint.find import all_checkpoints, complete_checkpoints, first_problem, step_directory
+from pipeline.checkpoint.headers import header_problems
 from pipeline.checkpoint.meta import damage, read_meta
-from pipeline.checkpoint.read import header_problems
 from pipeline.distributed.agreement import gather, main_rank
 from pipeline.run.start import Start
 

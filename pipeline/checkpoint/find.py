@@ -6,8 +6,8 @@ from pathlib import Path
 
 from foreword.console import warn
 from foreword.errors import CheckpointError
+from pipeline.checkpoint.headers import header_problems
 from pipeline.checkpoint.meta import META_NAME, CheckpointMeta, damage, read_meta
-from pipeline.checkpoint.read import header_problems
 
 CHECKPOINTS = "checkpoints"
 _STEP = re.compile(r"step_(\d{8,})")

@@ -2,7 +2,7 @@
 
 The library maps files instead. A mapped file is read page by page as it is touched, which is slower; and a page that
 cannot be read ends the process without a word, where a read is an error that can be told. Headers are checked with the
-library all the same, see `read.header_problems`.
+library all the same, see `headers.header_problems`.
 """
 
 import json

@@ -12,9 +12,10 @@ from training import train_config
 from foreword.errors import CheckpointError
 from pipeline.checkpoint.choose import choose_checkpoint
 from pipeline.checkpoint.find import find_checkpoint, newest_complete
+from pipeline.checkpoint.headers import header_problems
 from pipeline.checkpoint.inspect import verify_checkpoint
 from pipeline.checkpoint.meta import META_NAME, damage, read_meta, write_meta
-from pipeline.checkpoint.read import CheckpointReader, header_problems
+from pipeline.checkpoint.read import CheckpointReader
 from pipeline.run.start import Start
 
 FILES = ["tp_00_dp_000.safetensors", "tp_01_dp_000.safetensors", META_NAME]
