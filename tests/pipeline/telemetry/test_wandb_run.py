@@ -50,6 +50,9 @@ def offline(tmp_path_factory) -> tuple[Path, str]:
     run_id = a_start(run_dir, "offline", [1, 2, 3])
     time.sleep(1.0)  # a segment's directory is named after the second of its start
     assert a_start(run_dir, "offline", [4, 5], run_id) == run_id
+    deadline = time.monotonic() + 60
+    while not all(map(history_of, segments(run_dir))) and time.monotonic() < deadline:
+        time.sleep(0.1)  # wandb's own process writes them, on a busy machine after `finish` has returned
     return run_dir, run_id
 
 
