@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+
+from pipeline.config.train import PRECISIONS
 
 if TYPE_CHECKING:
     from pipeline.distributed.parallel import Parallel
@@ -28,8 +31,11 @@ class _FiniteRange(click.FloatRange):
 FINITE_FROM_ZERO = _FiniteRange(min=0)
 POSITIVE = _FiniteRange(min=0, min_open=True)
 SHARE = _FiniteRange(0, 1, min_open=True)
-PRECISIONS = ("fp32", "bf16", "fp16")
-INPUTS = ("--prompt", "--prompt-file", "--turn", "--jsonl")
+INPUTS = ("--prompt", "--prompt-file", "--turn", "--jsonl", "--prefix and --suffix-context")
+# options that mean nothing elsewhere
+OF_LINES = ("out", "batch_size")
+OF_GAPS = ("gap_tokens",)
+OF_CONTINUATIONS = ("max_new_tokens", "stop", "causal", "use_cache")
 
 
 @click.command()
@@ -40,10 +46,16 @@ INPUTS = ("--prompt", "--prompt-file", "--turn", "--jsonl")
 @click.option("--jsonl", type=click.File("rb"), help="Many of all these, one JSON object a line; - is standard input.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Where the answers to --jsonl go.")
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1), help="Lines at a time.")
+@click.option("--prefix", help="The text before a gap that is to be filled in.")
+@click.option("--suffix-context", help="The text behind it.")
 @click.option(
-    "--gap", type=click.IntRange(min=1), help="Fill so many tokens between the prompt and the suffix context."
+    "--gap",
+    "gap_tokens",
+    default=8,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="How many tokens are missing between the two.",
 )
-@click.option("--suffix-context", help="The text behind the gap.")
 @click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1))
 @click.option("--stop", multiple=True, help="End before this text; may be given several times.")
 @click.option("--temperature", default=0.8, show_default=True, type=FINITE_FROM_ZERO, help="0 is greedy.")
@@ -53,8 +65,12 @@ INPUTS = ("--prompt", "--prompt-file", "--turn", "--jsonl")
     "--repetition-penalty", default=1.0, show_default=True, type=POSITIVE, help="Above 1, less is said again."
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
-@click.option("--prefix/--causal", default=None, help="How to read the prompt; by default as the model was trained.")
-@click.option("--no-cache", is_flag=True, help="Read everything again for each token; the same tokens, slowly.")
+@click.option(
+    "--causal/--bidirectional", default=None, help="How to read the prompt; by default as the model was trained."
+)
+@click.option(
+    "--cache/--no-cache", "use_cache", default=True, help="Without, it reads all again for each token; slow, the same."
+)
 @click.option("--dtype", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="To compute in.")
 def generate(
     checkpoint: Path,
@@ -64,8 +80,9 @@ def generate(
     jsonl: IO[bytes] | None,
     out: Path | None,
     batch_size: int,
-    gap: int | None,
+    prefix: str | None,
     suffix_context: str | None,
+    gap_tokens: int,
     max_new_tokens: int,
     stop: tuple[str, ...],
     temperature: float,
@@ -73,8 +90,8 @@ def generate(
     top_p: float | None,
     repetition_penalty: float,
     seed: int,
-    prefix: bool | None,
-    no_cache: bool,
+    causal: bool | None,
+    use_cache: bool,
     dtype: str,
 ) -> None:
     """Continue a prompt with CHECKPOINT, reply in a dialogue, or fill a gap.
@@ -83,7 +100,7 @@ def generate(
     that was trained on prefixes, alone or among other objectives, reads the prompt in both directions.
 
     Prints the prompt and what comes behind it, as it comes; a reply without the turns before it. With --jsonl one JSON
-    object a line: prompt, turns, or gap with prompt and suffix_context; they come back with generated, generated_ids
+    object a line: prompt, turns, or prefix and suffix_context with gap; they come back with generated, generated_ids
     and ended_by, or with error. Under torchrun all processes share the model's layers.
     """
     from foreword.errors import ConfigError, DataError
@@ -92,16 +109,10 @@ def generate(
     from pipeline.generation.sampling import Sampling
     from pipeline.weights.pretrained import open_pretrained
 
-    given = (prompt is not None, prompt_file is not None, bool(turns), jsonl is not None)
-    fills = gap is not None or suffix_context is not None
-    if sum(given) != 1 and not (fills and not any(given)):
-        raise click.UsageError(f"give one of {', '.join(INPUTS)}; or --gap and --suffix-context")
-    if fills and jsonl is not None:
-        raise click.UsageError(
-            "--gap and --suffix-context go with a prompt; lines of --jsonl have fields of these names"
-        )
-    if out is not None and jsonl is None:
-        raise click.UsageError("--out goes with --jsonl")
+    fills = prefix is not None or suffix_context is not None
+    if (prompt is not None) + (prompt_file is not None) + bool(turns) + (jsonl is not None) + fills != 1:
+        raise click.UsageError(f"give one of {', '.join(INPUTS)}")
+    _refuse_options_without_effect(lines=jsonl is not None, fills=fills)
     if "" in stop:
         raise click.UsageError("--stop with an empty text would end everything at once")
     record: dict[str, Any] = {}
@@ -109,9 +120,8 @@ def generate(
         record["turns"] = list(turns)
     elif prompt_file is not None:
         record["prompt"] = _read(prompt_file)
-    elif prompt is not None:
-        record["prompt"] = prompt
-    record |= {name: value for name, value in (("gap", gap), ("suffix_context", suffix_context)) if value is not None}
+    texts = {"prompt": prompt, "prefix": prefix, "suffix_context": suffix_context}
+    record |= {name: text for name, text in texts.items() if text is not None}
     sampling = Sampling(
         repetition_penalty=repetition_penalty, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     )
@@ -124,10 +134,11 @@ def generate(
             tokenizer=pretrained.load_tokenizer(),
             mask_id=pretrained.mask_token_id,
             sampling=sampling,
-            prefix=pretrained.reads_prompts == "prefix" if prefix is None else prefix,
+            prefix=pretrained.reads_prompts == "prefix" if causal is None else not causal,
             max_new_tokens=max_new_tokens,
             stop=stop,
-            use_cache=not no_cache,
+            use_cache=use_cache,
+            gap_tokens=gap_tokens,
         )
         if jsonl is None:
             _answer_one(generator, record, shown=parallel.is_main)
@@ -139,6 +150,19 @@ def generate(
                 f"{failed:,} {'line' if failed == 1 else 'lines'} could not be answered; each has its error",
                 where=out or "standard output",
             )
+
+
+def _refuse_options_without_effect(*, lines: bool, fills: bool) -> None:
+    """A usage error where an option was given that what is asked for takes no notice of."""
+    context = click.get_current_context()
+    without_effect = {name: "goes with --jsonl" for name in OF_LINES if not lines}
+    without_effect |= {name: "goes with --prefix and --suffix-context" for name in OF_GAPS if not (lines or fills)}
+    without_effect |= {name: "has no meaning for a gap" for name in OF_CONTINUATIONS if fills}
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") == ParameterSource.COMMANDLINE
+        if given and parameter.name in without_effect:
+            name = "/".join([*parameter.opts, *parameter.secondary_opts])
+            raise click.UsageError(f"{name} {without_effect[parameter.name]}")
 
 
 def _answer_one(generator: "TextGenerator", record: dict[str, Any], *, shown: bool) -> None:

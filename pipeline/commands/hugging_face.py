@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+from pipeline.config.train import PRECISIONS
 
 
 @click.command(name="import")

@@ -5,7 +5,7 @@ input position, so that a row has the corpus's `sequence_length` of them.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, model_validator
 
@@ -16,6 +16,9 @@ from pipeline.config.objective import BoundariesConfig, MaskingConfig, Objective
 from pipeline.config.optimization import BatchConfig, GuardConfig, LossScalingConfig, OptimizerConfig, ScheduleConfig
 from pipeline.config.parallel import ParallelConfig
 from pipeline.config.run import CheckpointConfig, EvaluationConfig, InitFrom, LoggingConfig, WatchdogConfig
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def _as_word(value: Any) -> Any:
@@ -48,7 +51,7 @@ class TrainConfig(Section):
     masking: MaskingConfig = MaskingConfig()
     z_loss: NonNegativeFloat = 0.0
     attention: Literal["auto", "sdpa", "varlen", "flex"] = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     loss_scaling: LossScalingConfig = LossScalingConfig()
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     compile: Switch = "auto"

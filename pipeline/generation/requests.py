@@ -1,13 +1,15 @@
 """What a user asks for, as a record -> ids, and what the model answers -> the record that goes out.
 
-A record is a JSON object with one of
+A record is a JSON object that asks for one of three things:
 
     prompt           a text to continue
     turns            a list of texts, the turns of a dialogue so far; the reply is asked for. As in the shards, each
                      ends with the end-of-document token, and so does the reply
-    gap              a number of tokens: what is between `prompt` and `suffix_context` (texts, one may be missing)
+    prefix, suffix_context
+                     texts, one of which may be missing; what is between them is asked for, and `gap` is the number of
+                     its tokens, if it is another than usual
 
-and any others, which go out as they came in. What goes out has besides these
+Any other fields go out as they came in. What goes out has besides these
 
     generated        the text
     generated_ids    its tokens; with a stop string, those up to the one that completed it
@@ -28,6 +30,7 @@ from pipeline.generation.sampling import Sampling
 from pipeline.generation.text import TextStream
 from pipeline.model import GPT2
 
+GAP_FIELDS = ("prefix", "suffix_context", "gap")
 ANSWER_FIELDS = ("generated", "generated_ids", "ended_by", "error")
 
 
@@ -57,6 +60,7 @@ class TextGenerator:
         mask_id: what it reads in place of tokens to be filled in; None when it was not trained to fill in.
         sampling, prefix, max_new_tokens, use_cache: see `generate`.
         stop: texts that end a continuation and are not part of it.
+        gap_tokens: of a gap, where a record does not say.
     """
 
     model: GPT2
@@ -67,6 +71,7 @@ class TextGenerator:
     max_new_tokens: int
     stop: Sequence[str] = ()
     use_cache: bool = True
+    gap_tokens: int = 8
 
     def request(self, record: Mapping[str, Any], key: int) -> Request:
         """What a record asks for.
@@ -77,16 +82,21 @@ class TextGenerator:
         for name in ANSWER_FIELDS:
             if name in record:
                 raise ConfigError(f"it has {name} already", where=name, remedy="rename the field")
+        asks_for = [name for name in ("prompt", "turns") if name in record]
+        if any(name in record for name in GAP_FIELDS):
+            asks_for.append("a gap, with prefix and suffix_context around it")
+        if len(asks_for) != 1:
+            raise ConfigError(
+                f"it asks for {' and for '.join(asks_for) or 'nothing'}",
+                where="prompt",
+                remedy="give one of prompt, turns, or prefix and suffix_context",
+            )
         positions, vocab_size = self.model.config.max_position_embeddings, self.model.vocab_size
-        if "gap" in record:
+        if "prompt" not in record and "turns" not in record:
             gap = self._gap(record)
             check_gap(gap, positions=positions, vocab_size=vocab_size)
             return Request(key, list(gap.before), gap, record)
-        if "suffix_context" in record:
-            raise ConfigError("suffix_context without a gap", where="gap", remedy="say how many tokens are missing")
-        if ("prompt" in record) == ("turns" in record):
-            raise ConfigError("it needs a prompt, or turns, or a gap", where="prompt", remedy="give one of them")
-        prompt = self._turns(record["turns"]) if "turns" in record else self._encode(record, "prompt")
+        prompt = self._turns(record["turns"]) if "turns" in record else self._encode(record["prompt"], "prompt")
         check_prompt(prompt, positions=positions, vocab_size=vocab_size)
         return Request(key, prompt, None, record)
 
@@ -139,12 +149,14 @@ class TextGenerator:
             if show is not None and rest:
                 show(rest)
             answers[place]["generated"] = stream.text
+            if stream.stopped:  # also by what was held back to the end
+                answers[place]["ended_by"] = "stop"
         return answers
 
     def _turns(self, turns: Any) -> list[int]:
         if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn for turn in turns):
             raise ConfigError("not a list of texts, at least one and none of them empty", where="turns")
-        return [i for turn in turns for i in (*self.tokenizer.encode(turn), self.tokenizer.eod_id)]
+        return [i for turn in turns for i in (*self._encode(turn, "turns"), self.tokenizer.eod_id)]
 
     def _gap(self, record: Mapping[str, Any]) -> Gap:
         if self.mask_id is None:
@@ -154,15 +166,17 @@ class TextGenerator:
                 where="gap",
                 remedy="train with `bidirectional` among the objectives; export with --with-mask-token",
             )
-        if "turns" in record:
-            raise ConfigError("a gap is between a prompt and a suffix_context, not in turns", where="turns")
-        length = record["gap"]
+        length = record.get("gap", self.gap_tokens)
         if not isinstance(length, int) or isinstance(length, bool):
             raise ConfigError(f"{length!r} is not a number of tokens", where="gap")
-        return Gap(self._encode(record, "prompt"), length, self._encode(record, "suffix_context"))
+        before, after = (self._encode(record.get(name, ""), name) for name in ("prefix", "suffix_context"))
+        return Gap(before, length, after)
 
-    def _encode(self, record: Mapping[str, Any], name: str) -> list[int]:
-        text = record.get(name, "")
+    def _encode(self, text: Any, where: str) -> list[int]:
         if not isinstance(text, str):
-            raise ConfigError("not a text", where=name)
+            raise ConfigError("not a text", where=where)
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # bytes on a command line that are no UTF-8 come as halves of surrogate pairs
+            raise ConfigError("not UTF-8 text", where=where) from None
         return self.tokenizer.encode(text)

@@ -67,11 +67,13 @@ class HuggingFaceConfig:
     Attributes:
         model: the shape.
         num_rows: of the embedding there.
+        eos_token_id: the token that ends a document, where it says.
         notes: what an export says of itself; of other models, that they are causal.
     """
 
     model: ModelConfig
     num_rows: int
+    eos_token_id: int | None
     notes: ExportNotes
 
 
@@ -118,7 +120,10 @@ def read_config(directory: Path) -> HuggingFaceConfig:
         raise ConfigError(f"n_inner is {settings['n_inner']}; only 4 x n_embd is supported", where=path)
     if not isinstance(num_rows, int) or num_rows < 1:
         raise DataError(f"vocab_size is {num_rows!r}, not a number of tokens", where=path)
-    return HuggingFaceConfig(model, num_rows, _notes(settings.get(OWN_KEY), num_rows, path))
+    eos_token_id = settings.get("eos_token_id")
+    if not isinstance(eos_token_id, int) or not 0 <= eos_token_id < num_rows:
+        eos_token_id = None  # a small model's config.json may have GPT-2's, which is its default
+    return HuggingFaceConfig(model, num_rows, eos_token_id, _notes(settings.get(OWN_KEY), num_rows, path))
 
 
 def _notes(written: Any, num_rows: int, path: Path) -> ExportNotes:
@@ -140,14 +145,24 @@ def load_own_tokenizer(directory: Path, config: HuggingFaceConfig, path: Path | 
     """The tokenizer of a model's directory, or another one at `path`.
 
     Raises:
-        ConfigError: there is none, or it has more ids than the model.
+        ConfigError: there is none, or it is another model's: it has more ids, or fewer than padding explains, or ends
+            documents with another one.
     """
     tokenizer = load_tokenizer(path or directory)
-    if tokenizer.vocab_size > config.num_rows:
+    problem, or_else = None, ""
+    if not tokenizer.vocab_size <= config.num_rows <= padded_vocab_size(tokenizer.vocab_size):
+        problem = f"the tokenizer has {tokenizer.vocab_size} ids and the model {config.num_rows}"
+    elif config.eos_token_id not in (None, tokenizer.eod_id):
+        problem = (
+            f"the tokenizer ends documents with id {tokenizer.eod_id}, and the model, by the eos_token_id in its "
+            f"{CONFIG_NAME}, with {config.eos_token_id}"
+        )
+        or_else = "; or correct eos_token_id"
+    if problem is not None:
         raise ConfigError(
-            f"the tokenizer has {tokenizer.vocab_size} ids and the model {config.num_rows}",
+            problem,
             where=path or directory,
-            remedy="use the model's own tokenizer; `foreword import` takes its place with --tokenizer",
+            remedy="use the model's own tokenizer; `foreword import` takes its place with --tokenizer" + or_else,
         )
     return tokenizer
 

@@ -29,7 +29,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(weights: Path) -> Run:
     def run_it(*arguments: str, model: Path = weights, **options: object) -> Result:
-        words = [str(model), "--max-new-tokens", "6", *arguments]
+        ends = () if "--suffix-context" in arguments else ("--max-new-tokens", "6")
+        words = [str(model), *ends, *arguments]
         return CliRunner().invoke(generate, words, catch_exceptions=False, **options)
 
     return run_it
@@ -49,17 +50,23 @@ def test_it_prints_the_prompt_and_what_comes_behind_it(run: Run, tmp_path: Path)
 
 
 def test_the_prompt_is_read_as_the_model_was_trained_unless_it_is_said_otherwise(run: Run) -> None:
-    by_default, as_prefix, causal = (
+    by_default, in_both_directions, causal = (
         json.loads(run("--jsonl", "-", *reading, input='{"prompt": "A prompt"}').stdout)["generated_ids"]
-        for reading in ((), ("--prefix",), ("--causal",))
+        for reading in ((), ("--bidirectional",), ("--causal",))
     )
-    assert by_default == as_prefix != causal
+    assert by_default == in_both_directions != causal
 
 
 def test_it_fills_a_gap_and_prints_what_stands_around_it(run: Run) -> None:
-    printed = run("--prompt", "left ", "--gap", "3", "--suffix-context", " right").stdout
+    printed = run("--prefix", "left ", "--gap", "3", "--suffix-context", " right").stdout
     assert printed.startswith("left ") and printed.endswith(" right\n")
     assert run("--gap", "3", "--suffix-context", "right").stdout.endswith("right\n")
+    record = '{"prefix": "left ", "suffix_context": " right"}\n'
+    (by_default,) = map(json.loads, run("--jsonl", "-", input=record).stdout.splitlines())
+    assert len(by_default["generated_ids"]) == 8
+    (answer,) = map(json.loads, run("--jsonl", "-", "--gap", "3", input=record).stdout.splitlines())
+    assert len(answer["generated_ids"]) == 3
+    assert f"left {answer['generated']} right\n" == printed
 
 
 def test_lines_come_back_as_lines_and_a_bad_one_is_counted(run: Run, tmp_path: Path) -> None:
@@ -90,7 +97,7 @@ def test_a_directory_in_the_hugging_face_layout_will_do(run: Run, weights: Path,
     printed = run("--prompt", "A prompt", model=original).stdout
     assert printed == run("--prompt", "A prompt", "--causal").stdout
     with pytest.raises(ConfigError, match="cannot fill gaps"):
-        run("--gap", "3", "--suffix-context", "right", model=original)
+        run("--prefix", "left", "--suffix-context", "right", model=original)
     with pytest.raises(CheckpointError, match="neither a checkpoint nor a run"):
         run("--prompt", "x", model=tmp_path)
     other = shutil.copytree(original, tmp_path / "other")
@@ -114,7 +121,15 @@ def test_every_precision_computes(run: Run) -> None:
         (),
         ("--prompt", "A", "--turn", "B"),
         ("--prompt", "A", "--jsonl", "-"),
-        ("--jsonl", "-", "--gap", "2"),
+        ("--prompt", "A", "--suffix-context", "B"),
+        ("--turn", "A", "--prefix", "B"),
+        ("--jsonl", "-", "--prefix", "B"),
+        ("--prompt", "A", "--gap", "2"),
+        ("--prompt", "A", "--batch-size", "2"),
+        ("--suffix-context", "A", "--stop", "B"),
+        ("--suffix-context", "A", "--causal"),
+        ("--suffix-context", "A", "--no-cache"),
+        ("--suffix-context", "A", "--max-new-tokens", "3"),
         ("--prompt", "A", "--out", "x"),
         ("--prompt", "A", "--stop", ""),
         ("--prompt", "A", "--temperature", "nan"),
@@ -132,10 +147,11 @@ def test_options_that_mean_nothing_are_a_usage_error(run: Run, words: tuple[str,
 def test_mistakes_in_a_prompt_are_named(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the prompt is empty"):
         run("--prompt", "")
-    with pytest.raises(ConfigError, match="suffix_context without a gap"):
-        run("--prompt", "A", "--suffix-context", "B")
-    with pytest.raises(ConfigError, match="turns: a gap is between"):
-        run("--turn", "A", "--gap", "3")
+    with pytest.raises(ConfigError, match="nothing around the gap"):
+        run("--prefix", "", "--suffix-context", "")
+    for words in (("--prompt", "a\udcff"), ("--turn", "a\udcff"), ("--suffix-context", "a\udcff")):
+        with pytest.raises(ConfigError, match="not UTF-8 text"):  # how Python reads other bytes on a command line
+            run(*words)
     (tmp_path / "latin").write_bytes("Größe".encode("latin-1"))
     with pytest.raises(ConfigError, match="not UTF-8"):
         run("--prompt-file", str(tmp_path / "latin"))

@@ -1,7 +1,7 @@
 """Records become prompts as the shards would have them, and come back with what was generated, or with their error."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from data_prep.tokenizers import load_tokenizer
 from foreword.errors import ConfigError
 from pipeline.config.model import ModelConfig
 from pipeline.distributed.parallel import Parallel
-from pipeline.generation import GREEDY, Gap, Sampling
+from pipeline.generation import GREEDY, Continuation, Gap, Sampling
 from pipeline.generation.lines import answer_lines
 from pipeline.generation.requests import TextGenerator
 from pipeline.model import build_model
@@ -26,7 +26,7 @@ GOOD = [
     {"prompt": "One", "id": 7},
     {"turns": ["Hello", "Hi. You?"], "source": {"nested": [1, None]}},
     {"prompt": "A longer prompt"},
-    {"prompt": "left", "suffix_context": "right", "gap": 4, "id": "g"},
+    {"prefix": "left", "suffix_context": "right", "gap": 4, "id": "g"},
     {"suffix_context": "right", "gap": 2},
 ]
 
@@ -53,7 +53,7 @@ def test_turns_are_read_as_the_shards_have_them(generator: TextGenerator) -> Non
     eod = tokenizer.id_of(EOD)
     request = generator.request({"turns": ["Hello", "Hi"]}, key=3)
     assert request.prompt == [*tokenizer.encode("Hello"), eod, *tokenizer.encode("Hi"), eod]
-    gap = generator.request({"prompt": "a", "gap": 2, "suffix_context": "b"}, key=3).gap
+    gap = generator.request({"prefix": "a", "gap": 2, "suffix_context": "b"}, key=3).gap
     assert gap == Gap(tokenizer.encode("a"), 2, tokenizer.encode("b"))
 
 
@@ -78,17 +78,18 @@ def test_lines_come_back_in_order_with_all_their_fields_however_many_at_a_time(
         (b"{", "line 2: not valid JSON"),
         (b"[1]", "line 2: not a JSON object"),
         (b'"\xff"', "line 2: not valid JSON"),
-        (b"{}", "needs a prompt, or turns, or a gap"),
-        (b'{"prompt": "a", "turns": ["b"]}', "needs a prompt, or turns, or a gap"),
+        (b"{}", "line 2: prompt: it asks for nothing"),
+        (b'{"prompt": "a", "turns": ["b"]}', "it asks for prompt and for turns"),
         (b'{"prompt": ""}', "line 2: prompt: the prompt is empty"),
         (b'{"prompt": 3}', "line 2: prompt: not a text"),
         (b'{"turns": []}', "turns: not a list of texts"),
         (b'{"turns": ["a", ""]}', "turns: not a list of texts"),
-        (b'{"turns": ["a"], "gap": 1}', "turns: a gap is between"),
+        (b'{"turns": ["a"], "gap": 1}', "it asks for turns and for a gap"),
         (b'{"prompt": "' + b"x" * 41 + b'"}', "the prompt has 41 tokens and the model 40 positions"),
-        (b'{"prompt": "a", "suffix_context": "b"}', "gap: suffix_context without a gap"),
-        (b'{"prompt": "a", "gap": true}', "gap: True is not a number of tokens"),
-        (b'{"prompt": "a", "gap": 0}', "a gap of 0 tokens"),
+        (b'{"prompt": "a", "suffix_context": "b"}', "it asks for prompt and for a gap"),
+        (b'{"prefix": "a", "gap": true}', "gap: True is not a number of tokens"),
+        (b'{"prefix": "a", "gap": 0}', "a gap of 0 tokens"),
+        (b'{"prefix": ["a"]}', "prefix: not a text"),
         (b'{"gap": 2}', "nothing around the gap"),
         (b'{"prompt": "a", "generated": "b"}', "generated: it has generated already"),
     ],
@@ -115,6 +116,23 @@ def test_a_stop_string_ends_a_row_where_it_begins_and_leaves_the_others(generato
     assert stop not in second["generated"]
 
 
+def test_a_stop_string_that_the_last_token_completes_is_a_stop(generator: TextGenerator) -> None:
+    """Also where the token before it ended inside of a character, which the end alone settles."""
+    tokenizer = generator.tokenizer
+    ids = [*tokenizer.encode("ab"), tokenizer.encode("é")[0]]
+
+    def say_these(model: object, prompts: object, *, on_token: Callable[[int, int], bool], **_: object) -> list:
+        for token in ids:
+            on_token(0, token)
+        return [Continuation(ids, "length")]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.generation.requests.generate", say_these)
+        request = generator.request({"prompt": "x"}, key=0)
+        (answer,) = replace(generator, stop=["b\ufffd"]).answer([request])
+    assert (answer["generated"], answer["ended_by"]) == ("a", "stop")
+
+
 def test_pieces_that_are_shown_are_the_text(generator: TextGenerator) -> None:
     for record in GOOD:
         shown: list[str] = []
@@ -124,4 +142,4 @@ def test_pieces_that_are_shown_are_the_text(generator: TextGenerator) -> None:
 
 def test_a_model_that_was_not_trained_to_fill_gaps_says_so(generator: TextGenerator) -> None:
     with pytest.raises(ConfigError, match="cannot fill gaps: it was not trained on masked tokens"):
-        replace(generator, mask_id=None).request({"prompt": "a", "gap": 1}, key=0)
+        replace(generator, mask_id=None).request({"prefix": "a", "gap": 1}, key=0)

@@ -66,7 +66,7 @@ def test_filters_keep_what_those_of_transformers_keep() -> None:
         expected_BV = warper(None, expected_BV)
     seen_BV = seen_tokens(rows, 40, torch.device("cpu"))
     counts_BV = torch.zeros(64, 40)
-    times = 2000
+    times = 400
     for place in range(times):
         tokens_B = choose(logits_BV, sampling, np.full(64, (place + 0.5) / times), seen_BV)
         counts_BV[torch.arange(64), tokens_B] += 1

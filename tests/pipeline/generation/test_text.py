@@ -36,9 +36,7 @@ def pieces_of(stream: TextStream, ids: list[int]) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60, deadline=None)
-@given(
-    ids=st.lists(st.integers(0, 256), max_size=20), stop=st.lists(st.sampled_from(["a", "ab", " \n", "é"]), max_size=2)
-)
+@given(ids=st.lists(st.integers(0, 256), max_size=20), stop=st.lists(st.sampled_from(STOPS), max_size=2))
 def test_the_pieces_are_the_text_before_the_first_stop_string(
     tokenizers: dict[str, Tokenizer], kind: str, ids: list[int], stop: list[str]
 ) -> None:
@@ -69,6 +67,16 @@ def test_what_may_become_a_stop_string_is_held_back_until_it_does_not(tokenizers
     shown = [stream.add(token) for token in tokenizer.encode("a##b##!c")]
     assert shown == ["a", "", "", "##b", "", "", "", ""]
     assert stream.stopped and stream.text == "a##b" and stream.end() == ""
+
+
+def test_a_stop_string_of_long_characters_is_found_across_the_tokens_of_their_bytes(
+    tokenizers: dict[str, Tokenizer],
+) -> None:
+    tokenizer = tokenizers["bytes"]
+    stream = TextStream(tokenizer, tokenizer.encode("x"), ["本🙂"])
+    shown = [stream.add(token) for token in tokenizer.encode("日本é本🙂!")]
+    assert [piece for piece in shown if piece] == ["日", "本é"]
+    assert stream.stopped and stream.text == "日本é"
 
 
 def test_a_character_that_stays_incomplete_is_shown_at_the_end(tokenizers: dict[str, Tokenizer]) -> None:

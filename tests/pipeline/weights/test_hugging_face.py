@@ -244,6 +244,8 @@ def test_tensors_that_are_not_those_of_the_config_are_named(
         ({"n_inner": 7}, ConfigError, "n_inner is 7"),
         ({"n_head": 5}, ConfigError, "hidden_size 32 is not a multiple of num_attention_heads 5"),
         ({"vocab_size": 100}, ConfigError, "the tokenizer has 257 ids and the model 100"),
+        ({"vocab_size": 385}, ConfigError, "the tokenizer has 257 ids and the model 385"),
+        ({"eos_token_id": 7}, ConfigError, "the tokenizer ends documents with id 256, and the model, .* with 7"),
         ({"n_layer": None}, DataError, "lacks n_layer"),
         ({"n_embd": "wide"}, ConfigError, "hidden_size: Input should be a valid integer"),
         ({"vocab_size": "many"}, DataError, "vocab_size is 'many'"),

@@ -62,7 +62,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("large")
     save_gpt2(make_gpt2(), root / "tiny")
     config = GPT2Config(
-        vocab_size=VOCAB_SIZE, n_positions=32, n_embd=512, n_layer=8, n_head=4, bos_token_id=0, eos_token_id=0
+        vocab_size=VOCAB_SIZE, n_positions=32, n_embd=512, n_layer=8, n_head=4, eos_token_id=VOCAB_SIZE - 1
     )
     model = GPT2LMHeadModel(config)
     save_gpt2(model, root / "hf")

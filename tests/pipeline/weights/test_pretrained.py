@@ -60,7 +60,7 @@ def test_prompts_are_read_as_prefixes_by_whatever_was_trained_on_them_at_all(run
         TextGenerator, "answer", lambda self, *given: read_as_prefix.append(self.prefix) or as_it_is(self, *given)
     )
     arguments = [str(runs / f"{name}{kind}"), "--prompt", "In the beginning", "--max-new-tokens", "1"]
-    for option in ((), ("--prefix",), ("--causal",)):
+    for option in ((), ("--bidirectional",), ("--causal",)):
         CliRunner().invoke(generate, [*arguments, *option], catch_exceptions=False)
     assert read_as_prefix == [reading == "prefix", True, False]
 
