@@ -37,7 +37,8 @@ def _request(line: bytes, index: int, generator: TextGenerator) -> Request | dic
     where = f"line {index + 1}"
     try:
         record = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
+        orjson.dumps(record)  # its other fields go out again, and what is nested very deeply does not
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
         return {"error": f"{where}: not valid JSON: {error}"}
     if not isinstance(record, dict):
         return {"error": f"{where}: not a JSON object"}

@@ -74,9 +74,10 @@ def choose(logits_BV: Tensor, sampling: Sampling, draws_B: np.ndarray, seen_BV: 
         )
     if sampling.repetition_penalty != 1.0:
         assert seen_BV is not None
-        penalty = sampling.repetition_penalty
-        penalised_BV = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
-        logits_BV = torch.where(seen_BV, penalised_BV, logits_BV)
+        penalty, exact_BV = sampling.repetition_penalty, logits_BV.double()
+        penalised_BV = torch.where(exact_BV > 0, exact_BV / penalty, exact_BV * penalty)
+        largest = torch.finfo(torch.float32).max  # no penalty, however extreme, makes a logit infinite
+        logits_BV = torch.where(seen_BV, penalised_BV.clamp(-largest, largest).float(), logits_BV)
     if sampling.temperature == 0.0:
         return logits_BV.argmax(-1)
     # the largest becomes 0, so that no temperature, however small, makes it infinite

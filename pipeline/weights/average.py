@@ -40,6 +40,7 @@ def average_weights(paths: Sequence[Path], out: Path) -> WeightsMeta:
     tokenizer = first.load_tokenizer()
     with ExitStack() as stack:
         stored = [stack.enter_context(open_stored(each.path, hashes=True)) for each in pretrained]
+        shapes = stored[0].shapes
 
         def mean(name: str) -> Tensor:
             total = torch.zeros(shapes[name], dtype=torch.float64)
@@ -47,7 +48,6 @@ def average_weights(paths: Sequence[Path], out: Path) -> WeightsMeta:
                 total += tensors.read(name, MASTER)
             return (total / len(stored)).float()
 
-        shapes = stored[0].shapes
         return save_weights(
             out,
             shapes,

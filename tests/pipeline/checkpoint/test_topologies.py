@@ -12,13 +12,18 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import run_distributed
+from safetensors.torch import load_file
 from tiny_corpus import make_corpus
+from tiny_gpt2 import save_tokenizer_files
 from training import curve, train_all, train_config
 
+from data_prep.tokenizers import load_tokenizer
 from pipeline.checkpoint.find import complete_checkpoints, step_directory
 from pipeline.checkpoint.inspect import verify_checkpoint
 from pipeline.checkpoint.meta import Topology, read_meta
 from pipeline.weights.compare import compare
+from pipeline.weights.hugging_face import export_weights
+from pipeline.weights.pretrained import Pretrained
 
 Cut = tuple[int, int, int]  # processes, ZeRO stage, tensor-parallel size
 
@@ -80,7 +85,8 @@ def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("topologies")
     corpus = make_corpus(root / "corpus").path
     # two steps more, for those who continue from the chain's end
-    assert train_all(1, chain_config(root / "whole", corpus, (1, 0, 1), STEPS + 2)) == [[None]]
+    whole = chain_config(root / "whole", corpus, (1, 0, 1), STEPS + 2, checkpoint__every_steps=STEPS_EACH)
+    assert train_all(1, whole) == [[None]]
     for number, topology in enumerate(CHAIN, start=1):
         config = chain_config(root / "chain", corpus, topology, STEPS_EACH * number)
         run_distributed(topology[0], train_partitioned, config)
@@ -112,6 +118,23 @@ def test_after_all_changes_weights_and_moments_are_those_of_the_uninterrupted_ru
     tolerances = {"fp32": 5e-6, "exp_avg": 2e-7, "exp_avg_sq": 2e-8}
     for difference in comparison.differences:
         assert difference.max_abs < tolerances[difference.kind], difference
+
+
+def test_every_topology_exports_the_weights_of_the_uninterrupted_run_and_needs_no_processes(
+    root, tmp_path, monkeypatch
+):
+    save_tokenizer_files(tmp_path / "bytes")
+    tokenizer = load_tokenizer(tmp_path / "bytes")  # the tiny corpus has none
+    monkeypatch.setattr(Pretrained, "load_tokenizer", lambda self: tokenizer)
+    assert not dist.is_initialized()
+    for number, topology in enumerate(CHAIN, start=1):
+        exported = []
+        for run in ("whole", "chain"):
+            out = tmp_path / f"{run}-{number}"
+            export_weights(step_directory(root / run, STEPS_EACH * number), out)
+            exported.append(load_file(out / "model.safetensors"))
+        torch.testing.assert_close(*exported, rtol=0, atol=5e-6, msg=lambda why, cut=topology: f"{cut}: {why}")
+    assert not dist.is_initialized()
 
 
 def load_save_and_step(config, sources: list[Path], out: Path) -> list[list[float]]:

@@ -85,6 +85,13 @@ def test_lines_come_back_as_lines_and_a_bad_one_is_counted(run: Run, tmp_path: P
         run("--jsonl", "-", "--out", str(out), input=good)
 
 
+def test_it_prints_nothing_of_a_stop_text_nor_of_what_comes_behind_it(run: Run) -> None:
+    endless = run("--prompt", "A prompt", "--temperature", "0", "--max-new-tokens", "12").stdout
+    stop = endless[-4:-2]
+    printed = run("--prompt", "A prompt", "--temperature", "0", "--max-new-tokens", "12", "--stop", stop).stdout
+    assert printed == endless[: endless.index(stop)] + "\n"
+
+
 def test_a_prompt_that_fills_the_positions_is_continued_to_their_end_with_a_word(run: Run) -> None:
     outcome = run("--prompt", "x" * 23)
     assert "it ends because the model has 24 positions" in outcome.stderr

@@ -77,6 +77,7 @@ def test_lines_come_back_in_order_with_all_their_fields_however_many_at_a_time(
     [
         (b"{", "line 2: not valid JSON"),
         (b"[1]", "line 2: not a JSON object"),
+        (b'{"prompt": "a", "deep": ' + b"[" * 300 + b"]" * 300 + b"}", "line 2: not valid JSON: Recursion limit"),
         (b'"\xff"', "line 2: not valid JSON"),
         (b"{}", "line 2: prompt: it asks for nothing"),
         (b'{"prompt": "a", "turns": ["b"]}', "it asks for prompt and for turns"),
@@ -138,6 +139,14 @@ def test_pieces_that_are_shown_are_the_text(generator: TextGenerator) -> None:
         shown: list[str] = []
         (answer,) = generator.answer([generator.request(record, key=0)], shown.append)
         assert "".join(shown) == answer["generated"]
+
+
+def test_text_is_shown_while_more_of_it_is_computed(generator: TextGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    as_it_is = generator.model.logits
+    monkeypatch.setattr(generator.model, "logits", lambda hidden_TD: events.append("computed") or as_it_is(hidden_TD))
+    generator.answer([generator.request({"prompt": "One"}, key=0)], lambda piece: events.append("shown"))
+    assert "computed" in events[events.index("shown") :]
 
 
 def test_a_model_that_was_not_trained_to_fill_gaps_says_so(generator: TextGenerator) -> None:

@@ -79,3 +79,12 @@ def test_a_penalty_makes_seen_tokens_less_likely_whatever_the_sign_of_their_logi
     penalty = Sampling(repetition_penalty=2.0, temperature=0.0)
     assert choose(logits_1V, penalty, np.zeros(1), seen_1V).item() == 1
     assert choose(logits_1V[:, 2:], penalty, np.zeros(1), seen_1V[:, 2:]).item() == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1.0])
+@pytest.mark.parametrize(("penalty", "chosen"), [(1e-300, 0), (1e300, 1)])
+def test_the_most_extreme_penalty_still_leaves_a_token(temperature: float, penalty: float, chosen: int) -> None:
+    logits_BV = torch.tensor([[2.0, 1.0, 0.0, -3.0]] * 9)
+    seen_BV = torch.tensor([[True, False, True, True]] * 9)
+    sampling = Sampling(repetition_penalty=penalty, temperature=temperature, top_k=1)
+    assert choose(logits_BV, sampling, np.arange(9) / 9, seen_BV).tolist() == [chosen] * 9
