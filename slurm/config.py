@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, StrictInt, model_validator
 
 from foreword.config import Section, load_config
+from foreword.errors import ConfigError
+from pipeline.plan.hardware import network_named
 
 # options that a template or another key of ClusterConfig writes
 OWNED_OPTIONS = {
@@ -85,6 +87,14 @@ def _time_limit(value: object) -> object:
     return value
 
 
+def _network(text: str) -> str:
+    try:
+        network_named(text)
+    except ConfigError as error:
+        raise ValueError(f"{error.what}; {error.remedy}") from None
+    return text
+
+
 SingleLine = Annotated[str, AfterValidator(require_single_line)]
 OptionName = Annotated[str, AfterValidator(_option_name)]
 VariableName = Annotated[str, AfterValidator(_variable_name)]
@@ -136,6 +146,9 @@ class ClusterConfig(Section):
     nodes: PositiveInt = 1
     gpus_per_node: NonNegativeInt
     gpu_type: SingleLine | None = None
+    network: Annotated[SingleLine, AfterValidator(_network)] | None = None
+    """What connects the nodes, for the times that --dry-run predicts: hdr200, ndr400, ethernet-400g, ethernet-100g, or
+    'GBIT,MICROSECONDS' of each GPU. Needs a gpu_type: a100, h100 or h200."""
     tasks_per_node: PositiveInt | None = None
     """Processes on each node of a cluster without GPUs; with GPUs there is one process per GPU."""
     cpus_per_task: PositiveInt
@@ -191,7 +204,7 @@ class ClusterConfig(Section):
     def for_preparation(self) -> "ClusterConfig":
         """What each job of a preparation asks for, in the same terms: one task on one node without GPUs."""
         prep = self.prep.model_dump(exclude_none=True, exclude={"memory_gb", "max_at_once", "max_retries"})
-        one_task = {"nodes": 1, "gpus_per_node": 0, "gpu_type": None, "tasks_per_node": 1}
+        one_task = {"nodes": 1, "gpus_per_node": 0, "gpu_type": None, "network": None, "tasks_per_node": 1}
         values = self.model_dump() | one_task | {"memory_per_node_gb": self.prep.memory_gb} | prep
         return ClusterConfig.model_validate(values)
 

@@ -16,6 +16,8 @@ from foreword.errors import ConfigError
 from pipeline.config.train import TrainConfig
 from pipeline.data.corpora import open_corpora, refuse_unsuitable, splits_read
 from pipeline.plan.census import estimate_census
+from pipeline.plan.hardware import Hardware, gpu_named, network_named
+from pipeline.plan.prediction import describe_prediction, predict
 from pipeline.plan.run_plan import RunData, RunPlan, describe_needs, describe_run, plan_run
 from slurm.checks import (
     SAVED_BYTES_PER_S,
@@ -35,6 +37,7 @@ class TrainPlan:
         run: what it does and takes.
         corpora, run_dir: absolute.
         node_memory_bytes: about how much main memory the processes of a node take.
+        gpu_type, network: as the cluster's configuration names them; with a network, times are predicted.
     """
 
     nodes: int
@@ -45,6 +48,8 @@ class TrainPlan:
     run_dir: Path
     node_memory_bytes: int
     warnings: tuple[str, ...] = ()
+    gpu_type: str | None = None
+    network: str | None = None
 
     @property
     def world_size(self) -> int:
@@ -65,8 +70,19 @@ class TrainPlan:
                 describe_needs(self.run),
                 f"           about {save_s:,.0f} s for one at {decimal(SAVED_BYTES_PER_S)}/s",
                 f"node       about {decimal(self.node_memory_bytes)} of main memory",
+                *self._prediction(),
             )
         )
+
+    def _prediction(self) -> list[str]:
+        if self.network is None or not self.gpus_per_node:
+            return []
+        try:
+            gpu = gpu_named(self.gpu_type or "")
+            hardware = Hardware(gpu, self.gpus_per_node, network_named(self.network))
+            return [describe_prediction(predict(self.run, hardware))]
+        except ConfigError as error:  # the job can run all the same
+            return [f"predicted  nothing: {error.what}"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +141,8 @@ def plan_training(train: TrainConfig, cluster: ClusterConfig, coming: ComingCorp
         run_dir=run_dir,
         node_memory_bytes=node_memory_bytes(train, cluster, data.vocab_size),
         warnings=tuple(training_warnings(train, cluster, data.vocab_size)),
+        gpu_type=cluster.gpu_type,
+        network=cluster.network,
     )
 
 

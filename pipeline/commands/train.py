@@ -12,6 +12,7 @@ from pipeline.run.start import Start
 
 if TYPE_CHECKING:
     from pipeline.config.train import TrainConfig
+    from pipeline.plan.hardware import Hardware
 
 BEGAN = perf_counter()  # this module is imported when the command is called
 PROFILED_STEPS = 3
@@ -41,6 +42,18 @@ class _TrainCommand(click.Command):
 )
 @click.option("--dry-run", is_flag=True, help="Print the configuration and a plan, or what cannot work; start nothing.")
 @click.option("--world-size", type=click.IntRange(min=1), help="How many processes the plan is for.")
+@click.option(
+    "--network",
+    metavar="NAME|GBIT,US",
+    help="Predict the time of a step: hdr200, ndr400, ethernet-400g or -100g, or Gbit/s a GPU and microseconds.",
+)
+@click.option("--gpu", help="a100, h100 or h200, for --network.  [default: h100]")
+@click.option("--gpus-per-node", type=click.IntRange(min=1), help="For --network.  [default: 8]")
+@click.option(
+    "--utilisation",
+    type=click.FloatRange(min=0, min_open=True, max=1),
+    help="Share of its peak that a GPU's arithmetic reaches, for --network.",
+)
 @start_options
 def train(
     config: str,
@@ -49,6 +62,10 @@ def train(
     profile_steps: int | None,
     dry_run: bool,
     world_size: int | None,
+    network: str | None,
+    gpu: str | None,
+    gpus_per_node: int | None,
+    utilisation: float | None,
     start: Start,
 ) -> None:
     """Train as CONFIG says, continuing from the run's newest complete checkpoint.
@@ -61,10 +78,15 @@ def train(
     processes did not come together, or one of them did not go on.
 
     With --dry-run the resolved configuration goes to standard output and the plan to standard error: parameters, batch,
-    steps, FLOPs, memory of one GPU by part, checkpoints; for --world-size processes, which need not be here.
+    steps, FLOPs, memory of one GPU by part, checkpoints; for --world-size processes, which need not be here. With
+    --network it also predicts the time of a step and of the run, and what each GPU sends.
     """
     if world_size is not None and not dry_run:
         raise click.UsageError("--world-size goes with --dry-run; --processes starts processes")
+    if network is not None and not dry_run:
+        raise click.UsageError("--network goes with --dry-run")
+    if network is None and (gpu, gpus_per_node, utilisation) != (None, None, None):
+        raise click.UsageError("--gpu, --gpus-per-node and --utilisation go with --network")
     if profile_steps is not None and dry_run:
         raise click.UsageError("--profile looks at steps, and --dry-run takes none")
     if dry_run and start not in (Start(), Start(fresh=True)):
@@ -80,7 +102,12 @@ def train(
     if dry_run:
         placement = find_placement(os.environ)
         if placement.rank == 0:
-            _show_plan(resolved, world_size or processes or placement.world_size, start)
+            hardware = None
+            if network is not None:
+                from pipeline.plan.hardware import Hardware, gpu_named, network_named
+
+                hardware = Hardware(gpu_named(gpu or "h100"), gpus_per_node or 8, network_named(network))
+            _show_plan(resolved, world_size or processes or placement.world_size, start, hardware, utilisation)
         return
     if processes is not None:
         from pipeline.distributed.launch import launch
@@ -102,10 +129,13 @@ def train(
         raise
 
 
-def _show_plan(config: "TrainConfig", world_size: int, start: Start) -> None:
+def _show_plan(
+    config: "TrainConfig", world_size: int, start: Start, hardware: "Hardware | None", utilisation: float | None
+) -> None:
     from foreword.config import dump_config
     from foreword.console import say
     from pipeline.data.corpora import open_corpora
+    from pipeline.plan.prediction import describe_prediction, predict
     from pipeline.plan.run_plan import RunData, describe_beginning, describe_needs, describe_run, plan_run
 
     corpora = open_corpora(config)
@@ -114,3 +144,5 @@ def _show_plan(config: "TrainConfig", world_size: int, start: Start) -> None:
     click.echo(dump_config(config), nl=False)
     say(f"processes  {world_size}, one a GPU")
     say(f"{describe_run(plan)}\n           {beginning}\n{describe_needs(plan)}")
+    if hardware is not None:
+        say(describe_prediction(predict(plan, hardware, utilisation)))
