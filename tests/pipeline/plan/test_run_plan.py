@@ -188,7 +188,35 @@ def test_the_plan_needs_neither_torch_nor_the_processes(config_file):
     assert "processes  2, " in done.stderr
 
 
-@pytest.mark.parametrize("words", [("--world-size", "2"), ("--dry-run", "--profile"), ("--dry-run", "--from", "4")])
+def test_a_network_adds_what_is_predicted(config_file):
+    words = ("--world-size", "4", "precision=bf16")
+    assert "predicted" not in dry_run(config_file, *words).stderr
+    done = dry_run(config_file, *words, "--network", "200,9.6", "--gpu", "A100", "--utilisation", "0.5")
+    assert done.exit_code == 0, done.stderr
+    assert "predicted  A100, 8 a node, 200 Gbit/s a GPU, 9.6 us; arithmetic at 50% of 312 TFLOP/s" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("--network", "tin-can"), ("--network", "hdr200", "--gpu", "abacus")])
+def test_unknown_hardware_is_refused(config_file, words):
+    refused = dry_run(config_file, "precision=bf16", *words)
+    assert isinstance(refused.exception, ConfigError)
+
+
+def test_times_are_not_predicted_in_fp32(config_file):
+    with pytest.raises(ConfigError, match="bf16 and fp16 only"):
+        raise dry_run(config_file, "--network", "hdr200").exception
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--world-size", "2"),
+        ("--network", "hdr200"),
+        ("--dry-run", "--gpu", "a100"),
+        ("--dry-run", "--profile"),
+        ("--dry-run", "--from", "4"),
+    ],
+)
 def test_options_that_do_not_go_together_are_refused(config_file, words):
     assert CliRunner().invoke(foreword, ["train", str(config_file), *words]).exit_code == 2
 

@@ -83,7 +83,16 @@ def table(*rows: tuple[object, ...]) -> str:
 
 def anchors_table() -> str:
     found = [*single_nodes(), *weak_scaling()]
-    rows = [(a.run, a.unit, f"{a.published:,g}", f"{a.predicted:,.4g}", f"{a.ratio:.2f}") for a in found]
+    rows = [
+        (
+            a.run,
+            a.unit,
+            f"{a.published:,g}",
+            f"{a.predicted:,.0f}" if a.predicted > 1000 else f"{a.predicted:.3g}",
+            f"{a.ratio:.2f}",
+        )
+        for a in found
+    ]
     return table(("run", "unit", "published", "predicted", "predicted / published"), *rows)
 
 
