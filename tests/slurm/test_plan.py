@@ -22,6 +22,19 @@ def test_the_plan_multiplies_out(train_config: TrainConfig, cluster_config: Clus
     assert "memory     of one GPU" in plan.estimate()
 
 
+def test_times_are_predicted_where_the_cluster_names_its_network(
+    train_values: dict, cluster_config: ClusterConfig
+) -> None:
+    train = TrainConfig.model_validate(train_values | {"precision": "bf16"})
+    assert "predicted" not in plan_training(train, cluster_config).estimate()
+    named = ClusterConfig.model_validate(cluster_config.model_dump() | {"gpu_type": "a100", "network": "hdr200"})
+    assert "predicted  A100, 4 a node, hdr200;" in plan_training(train, named).estimate()
+    unknown = ClusterConfig.model_validate(named.model_dump() | {"gpu_type": "abacus"})
+    assert "predicted  nothing: no figures for a GPU 'abacus'" in plan_training(train, unknown).estimate()
+    with pytest.raises(ValueError, match="no network 'tin-can'"):
+        ClusterConfig.model_validate(named.model_dump() | {"network": "tin-can"})
+
+
 def test_a_tensor_parallel_group_must_stay_inside_a_node(train_values: dict) -> None:
     train_values["parallel"]["tensor_parallel_size"] = 4
     cluster = ClusterConfig(nodes=2, gpus_per_node=2, cpus_per_task=1, time_limit="60")
