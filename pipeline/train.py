@@ -44,7 +44,7 @@ from pipeline.telemetry.profile import StepProfiler
 from pipeline.telemetry.recorder import Telemetry
 from pipeline.telemetry.reporter import Reporter
 from pipeline.telemetry.throughput import Throughput
-from pipeline.watchdog.watchdog import Watchdog
+from pipeline.watchdog.watchdog import Watchdog, name_start
 
 
 def train(
@@ -75,7 +75,8 @@ def train(
         # the watchdog, which names who is waited for, comes before a collective that has waited for too long
         timeout = max(TIMEOUT, timedelta(seconds=2 * config.watchdog.longest_s))
         parallel = initialize(config.parallel.tensor_parallel_size, timeout)
-        watchdog = Watchdog(config.watchdog, config.run_dir, parallel.rank, parallel.world_size, clock)
+        start_name = main_rank(name_start)
+        watchdog = Watchdog(config.watchdog, config.run_dir, start_name, parallel.rank, parallel.world_size, clock)
         stack.enter_context(watchdog)
         stack.callback(parallel.destroy)
 

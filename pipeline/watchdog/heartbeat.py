@@ -24,8 +24,8 @@ class Heartbeat:
         host: Slurm's name of the node, where there is one.
         step: optimizer steps it has taken.
         part: of its time, see `telemetry.clock`.
-        moves: how often it has gone over from one part to another, or from one micro-batch to the next. Ranks do that
-            in step, so a rank with fewer moves than the others is behind them.
+        moves: how often it has gone over from one part to another, or from one micro-batch to the next, since then.
+            Ranks do that together, so a rank with fewer moves than the others is behind them.
         stuck_s: since its last move.
         beats: heartbeats so far.
         time: of the heartbeat, in seconds since the epoch by this machine's clock; for a person only.
@@ -40,6 +40,11 @@ class Heartbeat:
     stuck_s: float
     beats: int
     time: float
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """How far it is in what all ranks go through."""
+        return self.step, self.moves
 
 
 def write_heartbeat(directory: Path, heartbeat: Heartbeat) -> None:

@@ -1,13 +1,14 @@
 """Reports of ranks that do not go on -> who holds the others up. Pure, but for reading and writing the files.
 
-    RUN/hangs/000012/rank_00003.txt     the Python stacks of all threads of rank 3
-    RUN/hangs/000012/rank_00003.json    where it stood
-    RUN/hangs/000012/verdict.json       who held the others up, as far as that can be told
+    RUN/hangs/20260301T101200-3f2a/rank_00003.txt     the Python stacks of all threads of rank 3
+    RUN/hangs/20260301T101200-3f2a/rank_00003.json    where it stood
+    RUN/hangs/20260301T101200-3f2a/verdict.json       who held the others up, as far as that can be told
 
 Four signs, the first that applies: a rank does not answer at all (stopped, swapped out, killed, or its node is gone);
 it is behind the others in the sequence of parts that all ranks go through; it stands at another line of code than most,
 for those who wait in a collective stand at the same one; none, and then it is the network or a rank in the middle of
-the same collective, which the stacks may tell.
+the same collective, which the stacks may tell. The one that is behind notices first that it does not go on, so others
+may not have answered yet: when one of them was seen further on, it waits, and that it has said nothing is no sign.
 """
 
 import json
@@ -73,13 +74,13 @@ def find_laggards(
         reports: rank -> its report, of those that have made one.
         heartbeats: rank -> the last heartbeat of those that have not, where there is one.
     """
+    fewest = min(report.heartbeat.place for report in reports.values())
     silent = [rank for rank in range(world_size) if rank not in reports]
-    if silent:
+    seen = [heartbeats[rank].place for rank in silent if rank in heartbeats]
+    if silent and max(seen, default=fewest) <= fewest:
         return tuple(_silent(rank, heartbeats.get(rank)) for rank in silent)
-    furthest = max(report.heartbeat.moves for report in reports.values())
-    fewest = min(report.heartbeat.moves for report in reports.values())
-    if fewest < furthest:
-        behind = [report.heartbeat for report in reports.values() if report.heartbeat.moves == fewest]
+    if fewest < max([*seen, *(report.heartbeat.place for report in reports.values())]):
+        behind = [report.heartbeat for report in reports.values() if report.heartbeat.place == fewest]
         return tuple(
             Laggard(own.rank, own.host, f"is behind the others: step {own.step}, {own.part}") for own in behind
         )

@@ -19,8 +19,10 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
@@ -41,15 +43,21 @@ _LIMITS = {"start_up": "start_up", "evaluating": "evaluation", "saving": "save",
 _OWN_CODE = str(Path(__file__).parents[1])
 
 
+def name_start() -> str:
+    """A name for a start of a run that no other start has, and that sorts by time."""
+    return f"{datetime.now():%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:4]}"
+
+
 class Watchdog:
     """Watches this process. A context manager.
 
     Args:
         config: the times that are allowed; without them nothing is watched.
         run_dir: the run's directory.
+        start: a name of this start of the run, the same on all ranks; see `name_start`.
         rank, world_size: of this process, and of how many.
         clock: tells which part of a step the process is in.
-        environment: where Slurm's names of the node and the job are looked up, and where the processes meet.
+        environment: where Slurm's names of the node and the job are looked up.
 
     Attributes:
         number: the fencing number of this start, see `lease`, once it is known; heartbeats are written from then on.
@@ -59,19 +67,19 @@ class Watchdog:
         self,
         config: WatchdogConfig,
         run_dir: Path,
+        start: str,
         rank: int,
         world_size: int,
         clock: Clock,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self.number: int | None = None
-        self._timeouts, self._run_dir, self._clock = config.timeout_s, run_dir, clock
+        self._timeouts, self._run_dir, self._start, self._clock = config.timeout_s, run_dir, start, clock
         self._rank, self._world_size = rank, world_size
         self._host = environment.get("SLURMD_NODENAME") or socket.gethostname()
         self._job, self._restart = environment.get("SLURM_JOB_ID"), int(environment.get("SLURM_RESTART_COUNT") or 0)
-        self._meeting = f"port-{environment.get('MASTER_PORT', 'none')}"
         self._main = threading.main_thread()
-        self._step, self._is_warm, self._is_closing = 0, False, False
+        self._step, self._moves_before, self._is_warm, self._is_closing = 0, 0, False, False
         self._stuck_s, self._beats = 0.0, 0
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -91,7 +99,7 @@ class Watchdog:
 
     def step(self, step: int) -> None:
         """Say that step `step` was taken: from the first one on, later ones must not take as long as start-up may."""
-        self._step, self._is_warm = step, True
+        self._step, self._moves_before, self._is_warm = step, self._clock.moves, True
 
     def close(self) -> None:
         """Say that the run is over: uploading what was recorded may take as long as start-up."""
@@ -110,7 +118,7 @@ class Watchdog:
             process=os.getpid(),
             step=self._step,
             part=self._clock.part,
-            moves=self._clock.moves,
+            moves=self._clock.moves - self._moves_before,
             stuck_s=round(self._stuck_s, 1),
             beats=self._beats,
             time=round(time.time(), 3),
@@ -167,8 +175,7 @@ class Watchdog:
 
     def _say_last_words(self, limit_s: float, patience_s: float) -> None:
         own = self._heartbeat()
-        name = self._meeting if self.number is None else f"{self.number:06d}"
-        directory = self._run_dir / verdict.DIRECTORY / name
+        directory = self._run_dir / verdict.DIRECTORY / self._start
         directory.mkdir(parents=True, exist_ok=True)
         with (directory / f"rank_{self._rank:05d}.txt").open("w") as file:
             file.write(

@@ -45,6 +45,17 @@ def test_of_ranks_that_all_answer_the_one_behind_the_others_is_the_one():
     assert behind == Laggard(1, "node1", "is behind the others: step 7, data_wait")
 
 
+def test_moves_count_within_a_step_only():
+    (behind,) = find_laggards(4, reports(4, step=6, moves=90), {})
+    assert behind.rank == 1
+
+
+def test_those_that_wait_for_the_one_that_noticed_first_are_not_accused_of_silence():
+    further = {rank: replace(BEAT, rank=rank, moves=23) for rank in (0, 2, 3)}
+    (behind,) = find_laggards(4, {1: reports(4)[1]}, further)
+    assert behind == Laggard(1, "node1", "is behind the others: step 7, training")
+
+
 def test_of_ranks_in_the_same_part_the_one_at_another_line_is_the_one():
     (astray,) = find_laggards(4, reports(4, where="sleep"), {})
     assert astray.rank == 1

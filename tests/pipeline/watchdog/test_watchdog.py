@@ -20,6 +20,7 @@ from pipeline.watchdog.watchdog import Watchdog
 
 LIMIT_S = 0.5
 PATIENT_S = 60.0
+START = "20260301T101200-3f2a"
 JOB = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2", "SLURMD_NODENAME": "node5"}
 
 
@@ -35,7 +36,7 @@ def wait_in_a_recognisable_place() -> None:
 def one_rank(run_dir: Path, rank: int, hangs_in: str, warm: bool = True) -> None:
     """Goes through the parts of steps until it hangs in one of them."""
     clock = Clock()
-    with Watchdog(config(step=LIMIT_S), run_dir, rank, 2, clock, JOB) as watchdog:
+    with Watchdog(config(step=LIMIT_S), run_dir, START, rank, 2, clock, JOB) as watchdog:
         watchdog.number = 1
         clock.go_over_to("training")
         if warm:
@@ -76,7 +77,7 @@ def exit_codes(*processes: BaseProcess) -> list[int | None]:
 
 
 def verdict(run_dir: Path) -> dict:
-    return json.loads((run_dir / "hangs/000001/verdict.json").read_text())
+    return json.loads((run_dir / "hangs" / START / "verdict.json").read_text())
 
 
 def test_ranks_that_wait_for_one_end_with_76_and_name_it(run_dir, start, capfd):
@@ -85,7 +86,7 @@ def test_ranks_that_wait_for_one_end_with_76_and_name_it(run_dir, start, capfd):
     assert laggard == {"rank": 1, "host": "node5", "reason": "is behind the others: step 3, data_wait"}
     assert (verdict(run_dir)["job"], verdict(run_dir)["restart"]) == ("7", 2)
     for rank in (0, 1):
-        assert "in wait_in_a_recognisable_place" in (run_dir / f"hangs/000001/rank_0000{rank}.txt").read_text()
+        assert "in wait_in_a_recognisable_place" in (run_dir / "hangs" / START / f"rank_0000{rank}.txt").read_text()
     said = capfd.readouterr().err
     assert said.count("watchdog: no progress for 0.5 s at step 3") == 1
     assert "rank 1 on node5 is behind the others" in said
@@ -105,7 +106,7 @@ def test_a_stopped_process_is_named_by_the_others(run_dir, start):
 
 def in_a_long_step(run_dir: Path, limit_s: float) -> None:
     clock = Clock()
-    with Watchdog(config(step=limit_s), run_dir, 0, 1, clock, JOB) as watchdog:
+    with Watchdog(config(step=limit_s), run_dir, START, 0, 1, clock, JOB) as watchdog:
         watchdog.number = 1
         watchdog.step(1)
         clock.go_over_to("training")
@@ -136,7 +137,7 @@ def test_before_the_first_step_there_is_more_time(run_dir, start):
 def test_a_process_that_moves_is_left_alone_and_takes_its_heartbeat_with_it(run_dir):
     clock = Clock()
     heartbeats = run_dir / ".lease/000001/heartbeats"
-    with Watchdog(config(step=LIMIT_S), run_dir, 0, 1, clock, JOB) as watchdog:
+    with Watchdog(config(step=LIMIT_S), run_dir, START, 0, 1, clock, JOB) as watchdog:
         watchdog.number = 1
         for step in range(1, 16):
             clock.go_over_to("data_wait")
@@ -155,14 +156,14 @@ def test_a_process_that_moves_is_left_alone_and_takes_its_heartbeat_with_it(run_
 
 
 def test_without_times_nothing_is_watched(run_dir):
-    with Watchdog(WatchdogConfig(timeout_s=None), run_dir, 0, 1, Clock(), JOB) as watchdog:
+    with Watchdog(WatchdogConfig(timeout_s=None), run_dir, START, 0, 1, Clock(), JOB) as watchdog:
         watchdog.number = 1
         watchdog.step(1)
     assert not (run_dir / ".lease/000001/heartbeats").exists()
 
 
 def before_the_lease(run_dir: Path, rank: int) -> None:
-    with Watchdog(config(start_up=LIMIT_S), run_dir, rank, 2, Clock(), JOB | {"MASTER_PORT": "40404"}):
+    with Watchdog(config(start_up=LIMIT_S), run_dir, START, rank, 2, Clock(), JOB):
         wait_in_a_recognisable_place()
 
 
@@ -171,7 +172,7 @@ def test_processes_that_hang_before_they_hold_the_run_are_named_too(tmp_path, st
     processes = [start(before_the_lease, run_dir, rank) for rank in (0, 1)]
     assert exit_codes(*processes) == [76, 76]
     assert capfd.readouterr().err.count("watchdog: no progress for 0.5 s at step 0 (start_up)") == 1
-    stacks = sorted((run_dir / "hangs/port-40404").glob("*.txt"))
+    stacks = sorted((run_dir / "hangs" / START).glob("*.txt"))
     assert ["in wait_in_a_recognisable_place" in path.read_text() for path in stacks] == [True, True]
 
 
