@@ -131,7 +131,7 @@ def disagreement(present: Mapping[int, Sequence[Presence]]) -> str | None:
 
 def _open(placement: Placement, timeout: timedelta) -> dist.Store:
     os.environ.pop(LISTENING_FD, None)  # for this one meeting, and not for processes that this one starts
-    return dist.TCPStore(
+    store = dist.TCPStore(
         placement.address,
         placement.port,
         placement.world_size,
@@ -140,6 +140,8 @@ def _open(placement: Placement, timeout: timedelta) -> dist.Store:
         wait_for_workers=False,  # it would not say who is missing
         master_listen_fd=placement.listening_fd,
     )
+    # torchrun may keep its store over restarts, and with it what was said at the last one
+    return dist.PrefixStore(placement.job, store) if placement.launcher_listens else store
 
 
 def _refuse_stranger(first: Presence, own: Presence, meeting: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import torch.distributed as dist
 from processes import free_port
 
 from foreword.errors import ProcessesApartError
@@ -81,6 +82,14 @@ def test_a_rank_that_the_first_does_not_wait_for_leaves(first):
     met, left = meet_in_threads(alone, replace(of_rank(first, 2), world_size=3))
     assert met == "met"
     assert "is one of 1 processes, and rank 2" in left
+
+
+def test_processes_that_torchrun_starts_again_meet_again_in_the_store_that_it_keeps(first):
+    kept = dist.TCPStore(first.address, first.port, is_master=True, wait_for_workers=False)
+    for restart in (0, 1):
+        again = replace(first, world_size=2, job=f"torchrun job x, restart {restart}", launcher_listens=True)
+        assert meet_in_threads(again, of_rank(again, 1)) == ["met", "met"]
+    assert kept.num_keys() > 0
 
 
 def test_two_processes_of_the_same_rank_are_refused():
