@@ -90,7 +90,7 @@ def jobs_by_id(job_ids: Iterable[str]) -> list[QueuedJob]:
     Raises:
         MachineError: squeue cannot be asked.
     """
-    numbers = sorted({job_id.partition("_")[0] for job_id in job_ids})
+    numbers = sorted({job_id.partition("_")[0] for job_id in job_ids if job_id})
     if not numbers:
         return []
     try:

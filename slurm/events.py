@@ -3,12 +3,12 @@
     slurm/jobs.jsonl        what `foreword submit` and `foreword cancel` did, and what a training job says of itself
     slurm/12_3.jsonl        what a job of a preparation says of itself: one file each, because many write at once
 
-An event has `time` (seconds since the epoch), `job_id` (12, or 12_3 for an element of an array), `restart` (how often
-the job had come back from the queue), `event` (submitted, started, stopped, requeued, crashed, hung, preflight_failed,
-finished, failed, gave_up or cancelled) and, where they are known, `reason`, `exit_code`, `nodes` and
-`next_start_delay_s`; `submitted` also has `kind`, and `after`: the job that it waits for. The end of a start of
-training has `checkpoint_step`, that of the newest complete checkpoint then, and `requeued` the nodes that are
-`excluded`.
+An event has `time` (seconds since the epoch), `job_id` (12, or 12_3 for an element of an array; none for a job that
+sbatch has refused), `restart` (how often the job had come back from the queue), `event` (refused, submitted, started,
+stopped, requeued, crashed, hung, preflight_failed, finished, failed, gave_up or cancelled) and, where they are known,
+`reason`, `exit_code`, `nodes` and `next_start_delay_s`; `submitted` also has `kind`, and `after`: the job that it waits
+for. The end of a start of training has `checkpoint_step`, that of the newest complete checkpoint then, and `requeued`
+the nodes that are `excluded`.
 """
 
 import json
@@ -37,7 +37,7 @@ class JobEvent(BaseModel):
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
 
     time: float
-    job_id: str
+    job_id: str = ""
     event: str
     restart: int = 0
     reason: str | None = None

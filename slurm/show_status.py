@@ -166,7 +166,7 @@ def _done(status: Status) -> str:
 
 def _line(event: dict[str, Any]) -> str:
     when = datetime.fromtimestamp(event["time"]).astimezone()
-    who = f"job {event['job_id']}" if "job_id" in event else "training"
+    who = f"job {event['job_id']}" if "job_id" in event else "submission" if event["event"] == "refused" else "training"
     words = [f"{when:%Y-%m-%d %H:%M:%S}  {who:<10}  {event['event'].replace('_', ' ')}"]
     if event.get("kind"):
         words.append(f"({event['kind']})")

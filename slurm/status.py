@@ -78,7 +78,8 @@ def status_of(directory: Path, queued: Sequence[QueuedJob] | None = None) -> Sta
 
 
 def _status_of(directory: Path, queued: Sequence[QueuedJob] | None) -> Status:
-    kind, events = kind_of(directory), read_events(directory)
+    kind, happened = kind_of(directory), read_events(directory)
+    events = [event for event in happened if event.job_id]
     ended: list[EndedJob] = []
     known: list[QueuedJob] = list(queued or ())
     if events and queued is None:
@@ -94,11 +95,20 @@ def _status_of(directory: Path, queued: Sequence[QueuedJob] | None) -> Status:
     if kind == "run":
         run = read_run_progress(directory)
         state, reason = _state_of_run(directory, run, live, events, ended)
-        return Status(directory, kind, state, reason, run, None, None, live, tuple(events))
+        reason = _with_refusal(reason, happened)
+        return Status(directory, kind, state, reason, run, None, None, live, tuple(happened))
     manifest = Manifest.load(directory) if (directory / MANIFEST_NAME).is_file() else None
     prep = read_prep_progress(directory) if manifest is None else None
     state, reason = _state_of_corpus(directory, manifest, prep, live, events, ended)
-    return Status(directory, kind, state, reason, None, prep, manifest, live, tuple(events))
+    reason = _with_refusal(reason, happened)
+    return Status(directory, kind, state, reason, None, prep, manifest, live, tuple(happened))
+
+
+def _with_refusal(reason: str | None, happened: Sequence[JobEvent]) -> str | None:
+    """The reason, and that sbatch refused the last submission, if it did."""
+    if not happened or happened[-1].event != "refused":
+        return reason
+    return "; ".join(filter(None, [reason, f"not submitted: {happened[-1].reason}"]))
 
 
 def _place(job: QueuedJob) -> tuple[bool, list[int]]:

@@ -99,7 +99,7 @@ def submit(jobs: Sequence[Submission]) -> list[str]:
             _write(job)
             after = numbers[-1] if numbers else None
             options = [f"--dependency={job.waits}:{after}", "--kill-on-invalid-dep=yes"] if after else []
-            number = clients.submit_script(job.script_path, *options)
+            number = _hand_in(job, options)
             numbers.append(number)
             append_event(job.directory, number, "submitted", kind=job.kind, after=after)
     except (ForewordError, OSError, KeyboardInterrupt) as error:
@@ -131,6 +131,15 @@ def _write(job: Submission) -> None:
     for path, text in ((job.resolved_config_path, job.resolved_config), (job.script_path, job.script)):
         with atomic_write(path, "w") as file:
             file.write(text)
+
+
+def _hand_in(job: Submission, options: Sequence[str]) -> str:
+    try:
+        return clients.submit_script(job.script_path, *options)
+    except MachineError as error:
+        with contextlib.suppress(OSError):
+            append_event(job.directory, "", "refused", kind=job.kind, reason=error.what)
+        raise
 
 
 def _take_back(jobs: Sequence[Submission], numbers: Sequence[str]) -> None:

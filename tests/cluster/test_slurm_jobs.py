@@ -1,5 +1,6 @@
 """Rendered jobs on a real Slurm: they start on all nodes, come back after a stop, and finish by themselves."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -61,18 +62,34 @@ def test_a_stopped_job_comes_back_from_the_queue_whatever_its_names_hold(slurm: 
         assert all(task["SLURM_NTASKS"] == "2" and task["TRICKY"] == value for task in tasks)
 
 
-def test_a_configuration_error_that_shows_on_the_node_ends_the_job(slurm: Cluster, tmp_path: Path) -> None:
-    train, cluster = write_configs(tmp_path, "run", environment={"WANDB_MODE": "sometimes"})
-    job = slurm.submit_training(train, cluster, "logging.wandb.mode=auto")
-    facts = slurm.wait_for(job, "COMPLETED", "FAILED")
-    assert (facts["JobState"], facts["Restarts"], facts["ExitCode"]) == ("FAILED", "0", "2:0")
-    status = slurm.status(tmp_path / "run")
-    assert status["state"] == "failed"
-    assert "a configuration that cannot be used" in status["reason"]
-    assert "'sometimes' is not a mode of Weights & Biases" in status["reason"]
+def test_an_error_of_the_user_that_shows_on_the_node_ends_the_job(slurm: Cluster, tmp_path: Path) -> None:
+    for name in ("configured wrong", "without corpus"):
+        (tmp_path / name).mkdir()
+    train, cluster = write_configs(tmp_path / "configured wrong", "run", environment={"WANDB_MODE": "sometimes"})
+    wrong = slurm.submit_training(train, cluster, "logging.wandb.mode=auto")
+    train, cluster = write_configs(tmp_path / "without corpus", "run", sbatch_options={"hold": True})
+    without = slurm.submit_training(train, cluster)
+    shutil.rmtree(tmp_path / "without corpus" / "corpus")
+    slurm.run("scontrol", "release", without)
+
+    wanted = {
+        wrong: ("2:0", "a configuration that cannot be used", "'sometimes' is not a mode of Weights & Biases"),
+        without: ("2:0", "a configuration that cannot be used", "no such corpus directory"),
+    }
+    for job, directory in ((wrong, "configured wrong"), (without, "without corpus")):
+        facts = slurm.wait_for(job, "COMPLETED", "FAILED", timeout_s=180)
+        exit_code, *reasons = wanted[job]
+        assert (facts["JobState"], facts["Restarts"], facts["ExitCode"]) == ("FAILED", "0", exit_code)
+        status = slurm.status(tmp_path / directory / "run")
+        assert status["state"] == "failed"
+        assert all(reason in status["reason"] for reason in reasons)
 
 
 def test_a_partition_that_does_not_exist_is_refused_at_submission(slurm: Cluster, tmp_path: Path) -> None:
     train, cluster = write_configs(tmp_path, "run", partition="no such partition")
     with pytest.raises(AssertionError, match="invalid partition specified: no such partition"):
         slurm.submit_training(train, cluster)
+    status = slurm.status(tmp_path / "run")
+    assert status["state"] == "new"
+    assert "not submitted: " in status["reason"]
+    assert "invalid partition specified: no such partition" in status["reason"]

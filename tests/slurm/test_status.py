@@ -59,6 +59,18 @@ def test_a_queued_job_says_what_it_waits_for(run_dir: Path, fake_slurm: FakeSlur
     assert state(run_dir) == ("queued", "job 13 waits for job 12")
 
 
+def test_a_submission_that_was_refused_says_why(run_dir: Path, fake_slurm: FakeSlurm) -> None:
+    append_event(run_dir, "12", "stopped", reason="stopped on request")
+    append_event(run_dir, "", "refused", kind="train", reason="sbatch refused: invalid partition specified: gpux")
+    fake_slurm.show()
+    refusal = "not submitted: sbatch refused: invalid partition specified: gpux"
+    assert state(run_dir) == ("stopped", f"job 12: stopped on request; {refusal}")
+    assert "submission  refused (train) - sbatch refused: invalid partition" in status(run_dir).stdout
+    append_event(run_dir, "13", "submitted", kind="train")
+    fake_slurm.show(("13", "PENDING"))
+    assert "not submitted" not in state(run_dir)[1]
+
+
 def test_a_job_that_came_back_says_why(run_dir: Path, fake_slurm: FakeSlurm) -> None:
     append_event(run_dir, "12", "started", nodes=["node1", "node2"])
     append_event(run_dir, "12", "hung", reason="rank 3 on node2 has made no step for 600 s")

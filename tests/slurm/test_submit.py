@@ -9,6 +9,7 @@ import yaml
 
 from foreword.config import load_config
 from pipeline.config.train import TrainConfig
+from slurm.events import read_events
 
 SBATCH = """#!/bin/bash
 cp "$2" "$RECORD"
@@ -100,6 +101,9 @@ def test_sbatchs_own_words_are_passed_on(configs: tuple[Path, Path], tmp_path: P
     assert done.returncode == 2
     assert "invalid partition specified: gpux" in done.stderr
     assert "Traceback" not in done.stderr
+    (refused,) = read_events(tmp_path / "run")
+    assert (refused.event, refused.job_id, refused.kind) == ("refused", "", "train")
+    assert "invalid partition specified: gpux" in refused.reason
 
 
 def test_a_run_directory_that_cannot_be_written_is_named(configs: tuple[Path, Path], sbatch: dict[str, str]) -> None:
