@@ -78,7 +78,7 @@ def test_a_process_that_hangs_is_named_and_its_node_is_avoided(jobs: dict[str, F
     assert job.event("requeued", 1)["excluded"] == [node]
     assert node not in job.event("started", 2)["nodes"]
     assert f"\n{node} " in (job.run_dir / "slurm" / "suspect_nodes").read_text()
-    (stacks,) = (job.run_dir / "hangs" / "000002").glob("*.txt")  # of the rank that could still write them
+    (stacks,) = (job.run_dir / "hangs").glob("*/*.txt")  # of the rank that could still write them
     assert "in _steps" in stacks.read_text()
 
 
@@ -160,6 +160,25 @@ def test_a_job_that_fails_again_and_again_gives_up_and_says_so(jobs: dict[str, F
     status = job.slurm.status(job.run_dir)
     assert status["state"] == "failed"
     assert "giving up after 3 failures without a new checkpoint" in status["reason"]
+
+
+@pytest.mark.parametrize(
+    ("name", "restart", "event", "reason"),
+    [
+        ("stopped", 0, "stopped", "stopped on request, with everything saved"),
+        ("crashed_then_hung", 0, "crashed", "a process was ended by SIGKILL (out of memory?)"),
+        ("crashed_then_hung", 1, "hung", "does not answer; its last heartbeat was at step"),
+        ("lost_nodes", 1, "crashed", "node failure: node1"),
+        ("cut_off", 0, "crashed", "node failure: node1"),
+        ("unfit_nodes", 0, "preflight_failed", "node17: disk: "),
+    ],
+)
+def test_foreword_status_tells_what_happened_and_why(
+    jobs: dict[str, Future[TrainingJob]], name: str, restart: int, event: str, reason: str
+) -> None:
+    job = jobs[name].result()
+    told = {(happened.get("restart", 0), happened["event"]): happened for happened in job.status["history"]}
+    assert reason in told[restart, event]["reason"]
 
 
 def test_a_cancelled_job_does_not_come_back(jobs: dict[str, Future[TrainingJob]]) -> None:

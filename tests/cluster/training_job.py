@@ -1,5 +1,6 @@
 """A training job on the tests' cluster: submitted, looked at from outside, awaited."""
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,11 @@ class TrainingJob:
         """What the job wrote down of itself."""
         lines = (self.run_dir / "slurm" / "jobs.jsonl").read_text().splitlines()
         return [event for event in map(json.loads, lines) if event["event"] != "submitted"]
+
+    @functools.cached_property
+    def status(self) -> dict[str, Any]:
+        """What `foreword status` says, once it has ended."""
+        return self.slurm.status(self.run_dir)
 
     def happened(self) -> set[str]:
         """The names of the events."""
