@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 import foreword
+from foreword.files import atomic_write
 from slurm.preflight.answer import NODE_PREFIX, Answer
 
 DISTRIBUTIONS = ("torch", "deepspeed", "megatron-core")
@@ -83,7 +84,8 @@ def shared_directory(node: str, probe: Path, is_first: bool) -> tuple[bool, str]
     probe.mkdir(parents=True, exist_ok=True)
     first = probe / "first"
     if is_first:
-        first.write_text(probe.name)
+        with atomic_write(first, "w") as file:  # whoever sees the name reads all of it
+            file.write(probe.name)
     (probe / f"{NODE_PREFIX}{node}").write_text(probe.name)
     deadline = time.monotonic() + VISIBLE_AFTER_S
     while first.name not in os.listdir(probe):  # noqa: PTH208 - a listing asks the file server, a look-up may not

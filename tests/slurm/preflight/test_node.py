@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import run_distributed
 
 import slurm.preflight.node as node_checks
 from slurm.preflight.node import disk, host_name, judge_gpus, look_at_node, shared_directory, versions, visible_gpus
@@ -84,32 +83,3 @@ def test_a_host_name_that_leads_to_itself_alone_is_told_where_other_nodes_must_f
     assert not host_name({"SLURM_JOB_NUM_NODES": "1"})[0]
     assert not host_name(two | {"GLOO_SOCKET_IFNAME": "lo"})[0]
     assert host_name(two | {"GLOO_SOCKET_IFNAME": "ib7"})[0]
-
-
-def reduced(patience_s: float) -> tuple[bool, str]:
-    import os
-    from datetime import timedelta
-
-    from pipeline.distributed.placement import find_placement
-    from slurm.preflight.all_reduce import all_reduce
-
-    return all_reduce(find_placement(os.environ), timedelta(seconds=patience_s))
-
-
-def test_processes_that_find_each_other_sum_right_and_say_how_fast() -> None:
-    for problem, found in run_distributed(2, reduced, 60.0):
-        assert not problem
-        assert "2 processes sum right" in found
-        assert "GB/s bus bandwidth over gloo" in found
-
-
-def reduced_without_the_last() -> tuple[bool, str] | None:
-    import os
-
-    return None if os.environ["RANK"] == "1" else reduced(3.0)
-
-
-def test_processes_that_do_not_find_each_other_say_who_is_missing() -> None:
-    (problem, found), _ = run_distributed(2, reduced_without_the_last)
-    assert problem
-    assert "rank 1 of 2 did not come" in found
