@@ -99,11 +99,15 @@ def submit(jobs: Sequence[Submission]) -> list[str]:
             _write(job)
             after = numbers[-1] if numbers else None
             options = [f"--dependency={job.waits}:{after}", "--kill-on-invalid-dep=yes"] if after else []
-            number = _hand_in(job, options)
+            number = clients.submit_script(job.script_path, *options)
             numbers.append(number)
             append_event(job.directory, number, "submitted", kind=job.kind, after=after)
     except (ForewordError, OSError, KeyboardInterrupt) as error:
         _take_back(jobs, numbers)
+        if isinstance(error, MachineError):  # of sbatch
+            refused = jobs[len(numbers)]
+            with contextlib.suppress(OSError):
+                append_event(refused.directory, "", "refused", kind=refused.kind, reason=error.what)
         if isinstance(error, OSError):
             raise ConfigError(f"cannot be written: {error.strerror}", where=error.filename) from None
         raise
@@ -131,15 +135,6 @@ def _write(job: Submission) -> None:
     for path, text in ((job.resolved_config_path, job.resolved_config), (job.script_path, job.script)):
         with atomic_write(path, "w") as file:
             file.write(text)
-
-
-def _hand_in(job: Submission, options: Sequence[str]) -> str:
-    try:
-        return clients.submit_script(job.script_path, *options)
-    except MachineError as error:
-        with contextlib.suppress(OSError):
-            append_event(job.directory, "", "refused", kind=job.kind, reason=error.what)
-        raise
 
 
 def _take_back(jobs: Sequence[Submission], numbers: Sequence[str]) -> None:

@@ -90,7 +90,7 @@ def test_when_a_job_in_the_middle_is_refused_those_before_it_are_taken_back(
     assert isinstance(error, MachineError) and "QOSMaxSubmitJobPerUserLimit" in str(error)
     assert fake_slurm.asked("scancel") == [["13"], ["12"]]
     assert "job 13 (prep) was taken back" in result.stderr
-    assert [event.event for event in read_events(tmp_path / "prepared")][2:] == ["cancelled", "cancelled"]
+    assert [event.event for event in read_events(tmp_path / "prepared")][2:] == ["cancelled", "cancelled", "refused"]
     assert result.stdout == ""
 
 
