@@ -89,7 +89,7 @@ def train(
         silence_s = config.checkpoint.takeover_after_s
         lease = all_ranks(lambda: stack.enter_context(acquire(config.run_dir, silence_s)) if parallel.is_main else None)
         number = main_rank(lambda: lease.number if lease else 0)
-        watchdog.number = number
+        watchdog.begin_heartbeats(number)
         checkpoint, origin = prepare_run_directory(config, corpora, schedule, start, lease)
 
         sampler = all_ranks(lambda: Sampler(corpora, config) if config.evaluation.samples else None)

@@ -58,9 +58,6 @@ class Watchdog:
         rank, world_size: of this process, and of how many.
         clock: tells which part of a step the process is in.
         environment: where Slurm's names of the node and the job are looked up.
-
-    Attributes:
-        number: the fencing number of this start, see `lease`, once it is known; heartbeats are written from then on.
     """
 
     def __init__(
@@ -73,7 +70,7 @@ class Watchdog:
         clock: Clock,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        self.number: int | None = None
+        self._number: int | None = None
         self._timeouts, self._run_dir, self._start, self._clock = config.timeout_s, run_dir, start, clock
         self._rank, self._world_size = rank, world_size
         self._host = environment.get("SLURMD_NODENAME") or socket.gethostname()
@@ -81,7 +78,7 @@ class Watchdog:
         self._main = threading.main_thread()
         self._step, self._moves_before, self._is_warm, self._is_closing = 0, 0, False, False
         self._stuck_s, self._beats = 0.0, 0
-        self._ended = threading.Event()
+        self._ended, self._hurry = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> "Watchdog":
@@ -94,8 +91,14 @@ class Watchdog:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
+        self._hurry.set()
         for thread in self._threads:
             thread.join()
+
+    def begin_heartbeats(self, number: int) -> None:
+        """Say that the run is held, and under which fencing number; see `lease`."""
+        self._number = number
+        self._hurry.set()  # who is lost in the next moment shall have left one
 
     def step(self, step: int) -> None:
         """Say that step `step` was taken: from the first one on, later ones must not take as long as start-up may."""
@@ -125,18 +128,18 @@ class Watchdog:
         )
 
     def _beat_until_end(self, _: WatchdogTimeouts) -> None:
-        while True:
+        while not self._ended.is_set():
             with suppress(OSError):  # a file system may be away for a while, and a start that was cut off has no place
                 self._beat()
-            if self._ended.wait(self._interval_s):
-                break
-        if self.number is not None:
+            self._hurry.wait(self._interval_s)
+            self._hurry.clear()
+        if self._number is not None:
             with suppress(OSError):
-                (self._heartbeats(self.number) / f"{self._rank:05d}").unlink()
+                (self._heartbeats(self._number) / f"{self._rank:05d}").unlink()
 
     def _beat(self) -> None:
-        if self.number is not None:
-            directory = self._heartbeats(self.number)
+        if self._number is not None:
+            directory = self._heartbeats(self._number)
             directory.mkdir(exist_ok=True)  # not its parents: they go when another start takes over
             write_heartbeat(directory, self._heartbeat())
             self._beats += 1
@@ -192,7 +195,7 @@ class Watchdog:
             (directory / verdict.VERDICT_NAME).open("x").close()
         except FileExistsError:  # another rank was faster, and speaks for all
             return
-        heartbeats = {} if self.number is None else read_heartbeats(self._heartbeats(self.number))
+        heartbeats = {} if self._number is None else read_heartbeats(self._heartbeats(self._number))
         laggards = find_laggards(self._world_size, read_reports(directory), heartbeats)
         summary = summarize(self._world_size, own, limit_s, laggards, directory)
         verdict.write_verdict(directory, Verdict(self._job, self._restart, summary, laggards))

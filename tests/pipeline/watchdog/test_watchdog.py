@@ -16,7 +16,7 @@ from pipeline.config.run import WatchdogConfig
 from pipeline.run.lease import acquire
 from pipeline.telemetry.clock import Clock
 from pipeline.watchdog.heartbeat import read_heartbeats
-from pipeline.watchdog.watchdog import Watchdog
+from pipeline.watchdog.watchdog import LOOKS, Watchdog
 
 LIMIT_S = 0.5
 PATIENT_S = 60.0
@@ -37,7 +37,7 @@ def one_rank(run_dir: Path, rank: int, hangs_in: str, warm: bool = True) -> None
     """Goes through the parts of steps until it hangs in one of them."""
     clock = Clock()
     with Watchdog(config(step=LIMIT_S), run_dir, START, rank, 2, clock, JOB) as watchdog:
-        watchdog.number = 1
+        watchdog.begin_heartbeats(1)
         clock.go_over_to("training")
         if warm:
             watchdog.step(3)
@@ -107,7 +107,7 @@ def test_a_stopped_process_is_named_by_the_others(run_dir, start):
 def in_a_long_step(run_dir: Path, limit_s: float) -> None:
     clock = Clock()
     with Watchdog(config(step=limit_s), run_dir, START, 0, 1, clock, JOB) as watchdog:
-        watchdog.number = 1
+        watchdog.begin_heartbeats(1)
         watchdog.step(1)
         clock.go_over_to("training")
         (run_dir / "in a step").touch()
@@ -128,6 +128,15 @@ def test_a_job_that_was_suspended_for_longer_than_a_step_may_take_is_not_stuck(r
     assert exit_codes(process) == [0]
 
 
+def test_the_first_heartbeat_comes_at_once(run_dir):
+    with Watchdog(config(), run_dir, START, 0, 1, Clock(), JOB) as watchdog:
+        watchdog.begin_heartbeats(1)
+        deadline = time.monotonic() + PATIENT_S / LOOKS / 2
+        while not read_heartbeats(run_dir / ".lease/000001/heartbeats"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_before_the_first_step_there_is_more_time(run_dir, start):
     process = start(one_rank, run_dir, 0, "training", False)
     time.sleep(3 * LIMIT_S)
@@ -138,7 +147,7 @@ def test_a_process_that_moves_is_left_alone_and_takes_its_heartbeat_with_it(run_
     clock = Clock()
     heartbeats = run_dir / ".lease/000001/heartbeats"
     with Watchdog(config(step=LIMIT_S), run_dir, START, 0, 1, clock, JOB) as watchdog:
-        watchdog.number = 1
+        watchdog.begin_heartbeats(1)
         for step in range(1, 16):
             clock.go_over_to("data_wait")
             clock.go_over_to("training")
@@ -157,7 +166,7 @@ def test_a_process_that_moves_is_left_alone_and_takes_its_heartbeat_with_it(run_
 
 def test_without_times_nothing_is_watched(run_dir):
     with Watchdog(WatchdogConfig(timeout_s=None), run_dir, START, 0, 1, Clock(), JOB) as watchdog:
-        watchdog.number = 1
+        watchdog.begin_heartbeats(1)
         watchdog.step(1)
     assert not (run_dir / ".lease/000001/heartbeats").exists()
 
