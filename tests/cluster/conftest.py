@@ -26,7 +26,7 @@ PARTITIONS = {
     "unfit": "node[17-22]",
     "shared": "node23",
 }
-SETTINGS = {"KillWait": 20, "SlurmdTimeout": 60}  # a busy machine is not a dead node
+SETTINGS = {"KillWait": 30, "SlurmdTimeout": 60}  # a busy machine is not a dead node
 REQUIRED = bool(os.environ.get("FOREWORD_REQUIRE_SLURM"))
 
 

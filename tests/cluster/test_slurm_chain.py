@@ -64,7 +64,9 @@ def test_one_command_leads_from_text_to_a_trained_model_although_tasks_are_kille
     python_path = os.pathsep.join(filter(None, [str(tmp_path / "hook"), os.environ.get("PYTHONPATH")]))
     tmp_path /= 'it\'s a; "dir" #1 100% $HOME `x`'
     tmp_path.mkdir()
-    cluster = write_cluster(tmp_path, prep={"environment": {"PYTHONPATH": python_path}})
+    cluster = write_cluster(
+        tmp_path, prep={"environment": {"PYTHONPATH": python_path}, "sbatch_options": {"hold": True}}
+    )
     prep = write_preparation(tmp_path, tmp_path / "own.model", tmp_path / "corpus")
     train, corpus, run = write_training(tmp_path, steps=3), tmp_path / "corpus", tmp_path / "run"
 
@@ -74,6 +76,8 @@ def test_one_command_leads_from_text_to_a_trained_model_although_tasks_are_kille
     listed = slurm.foreword("status").splitlines()
     assert any(str(corpus) in line for line in listed) and any(str(run) in line for line in listed)
 
+    for held in (tokenizer, tasks, finish):
+        slurm.run("scontrol", "release", held)
     slurm.wait_for(training, "COMPLETED", "FAILED", "CANCELLED", timeout_s=180)
     told = slurm.status(corpus)
     assert told["state"] == "finished"

@@ -74,7 +74,7 @@ def test_an_error_of_the_user_that_shows_on_the_node_ends_the_job(slurm: Cluster
 
     wanted = {
         wrong: ("2:0", "a configuration that cannot be used", "'sometimes' is not a mode of Weights & Biases"),
-        without: ("2:0", "a configuration that cannot be used", "no such corpus directory"),
+        without: ("3:0", "a corpus or a checkpoint that is not intact", "no such corpus directory"),
     }
     for job, directory in ((wrong, "configured wrong"), (without, "without corpus")):
         facts = slurm.wait_for(job, "COMPLETED", "FAILED", timeout_s=180)
