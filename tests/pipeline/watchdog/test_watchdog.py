@@ -33,10 +33,10 @@ def wait_in_a_recognisable_place() -> None:
     time.sleep(PATIENT_S)
 
 
-def one_rank(run_dir: Path, rank: int, hangs_in: str, warm: bool = True) -> None:
+def one_rank(run_dir: Path, rank: int, hangs_in: str, warm: bool = True, limit_s: float = LIMIT_S) -> None:
     """Goes through the parts of steps until it hangs in one of them."""
     clock = Clock()
-    with Watchdog(config(step=LIMIT_S), run_dir, START, rank, 2, clock, JOB) as watchdog:
+    with Watchdog(config(step=limit_s), run_dir, START, rank, 2, clock, JOB) as watchdog:
         watchdog.begin_heartbeats(1)
         clock.go_over_to("training")
         if warm:
@@ -93,11 +93,11 @@ def test_ranks_that_wait_for_one_end_with_76_and_name_it(run_dir, start, capfd):
 
 
 def test_a_stopped_process_is_named_by_the_others(run_dir, start):
-    stopped, other = start(one_rank, run_dir, 1, "training"), start(one_rank, run_dir, 0, "training")
+    stopped = start(one_rank, run_dir, 1, "training", True, 10 * LIMIT_S)  # it shall not notice before it is stopped
     while (beat := read_heartbeats(run_dir / ".lease/000001/heartbeats").get(1)) is None or beat.step < 3:
         time.sleep(0.01)
     os.kill(stopped.pid, signal.SIGSTOP)
-    assert exit_codes(other) == [76]
+    assert exit_codes(start(one_rank, run_dir, 0, "training")) == [76]
     assert stopped.is_alive()
     (laggard,) = verdict(run_dir)["laggards"]
     assert (laggard["rank"], laggard["host"]) == (1, "node5")
