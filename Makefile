@@ -1,6 +1,6 @@
 # make demo | make test | make test-slurm | make lint      each sets up .venv by itself
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm bench-prep bench-train bench-checkpoint bench-gpu lint format clean
+.PHONY: help setup demo test test-slurm bench-prep bench-train bench-checkpoint bench-gpu experiments lint format clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,6 +19,7 @@ help:
 	@echo "make bench-train training beside a plain PyTorch GPT-2, on the processor (BENCH='--rounds 20' passes options on)"
 	@echo "make bench-checkpoint  saving and loading beside torch.save and torch.distributed.checkpoint"
 	@echo "make bench-gpu   attention and training on one GPU, in 8 minutes (BENCH='--sizes 124m' passes options on)"
+	@echo "make experiments causal against prefix at small scale, of docs/experiments.md (stop it and it goes on)"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff mend what it can"
 	@echo "make clean       remove .venv and everything else that make and the demo made"
@@ -60,6 +61,9 @@ bench-checkpoint: setup
 bench-gpu: setup
 	@$(IN_VENV) python benchmarks/bench_gpu.py $(BENCH)
 
+experiments: setup
+	@$(IN_VENV) python experiments/run.py $(EXPERIMENTS)
+
 lint: setup
 	@$(IN_VENV) ruff check .
 	@$(IN_VENV) ruff format --check .
@@ -70,4 +74,4 @@ format: setup
 	@$(IN_VENV) ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info demo-run bench-run .pytest_cache .ruff_cache .mypy_cache .hypothesis .slurm
+	rm -rf $(VENV) build *.egg-info demo-run bench-run experiments-run .pytest_cache .ruff_cache .mypy_cache .hypothesis .slurm

@@ -3,8 +3,8 @@
     python experiments/text.py DIRECTORY
 
 What comes out: DIRECTORY/stdlib.jsonl, the text of the demo, and DIRECTORY/libraries.jsonl, the docstrings of a few
-libraries under their names, equal texts once. The same
-Python with the versions in constraints.txt gives the same files.
+libraries under their names, equal texts once. The same Python with the versions in constraints.txt gives the same
+files.
 """
 
 import importlib.util
@@ -12,11 +12,12 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 from stdlib_text import docstrings, documents  # of the demo, which is no package
+
+from foreword.files import atomic_write
 
 LIBRARIES = ("datasets", "matplotlib", "networkx", "numpy", "pandas", "sympy", "torch")
 LONGEST_DOCSTRING = 20_000  # characters; tables of constants teach nothing
@@ -42,8 +43,8 @@ def main() -> None:
     warnings.simplefilter("ignore")  # of parsing other people's modules
     for name, found in (("stdlib", documents()), ("libraries", library_documents())):
         count = size = 0
-        with (directory / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-            for document in chain(found):
+        with atomic_write(directory / f"{name}.jsonl", "w") as file:
+            for document in found:
                 file.write(json.dumps(document, ensure_ascii=False) + "\n")
                 count, size = count + 1, size + len(document["text"].encode())
         sys.stderr.write(f"{name}: {count:,} documents, {size:,} bytes of text\n")
