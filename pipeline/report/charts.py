@@ -117,7 +117,8 @@ def svg(chart: Chart) -> str:
             )
         if len(chart.ticks):
             foot = np.zeros(len(chart.ticks))
-            axes.plot(chart.ticks, foot, "|", color=_SERIES[4], markersize=8, transform=axes.get_xaxis_transform())
+            at_the_foot = axes.get_xaxis_transform()
+            axes.plot(chart.ticks, foot, "|", color=_SERIES[4], markersize=9, transform=at_the_foot, clip_on=False)
         if sum(bool(curve.label and len(curve.x)) for curve in chart.curves) > 1:
             axes.legend(ncols=2 if len(chart.curves) > 3 else 1, handlelength=1.4, columnspacing=1.0, labelspacing=0.3)
         buffer = io.StringIO()
