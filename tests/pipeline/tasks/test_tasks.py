@@ -76,8 +76,8 @@ def test_scores_equal_those_of_the_exported_model_in_the_harness(
     assert ours.loglikelihood_rolling(rolling) == pytest.approx(theirs.loglikelihood_rolling(rolling), rel=1e-4)
     free = [Instance("generate_until", {}, (text, {"until": ["e"], "max_gen_toks": 6}), 0) for text in texts]
     assert ours.generate_until(free) == theirs.generate_until(free)
-    pairs = [Instance("loglikelihood", {}, pair, 0) for pair in (("", "start"), ("a b ", "c"), ("a", ""), ("é", "ß"))]
-    for one, other in zip(ours.loglikelihood(pairs[:2]), theirs.loglikelihood(pairs[:2]), strict=True):
+    pairs = [Instance("loglikelihood", {}, pair, 0) for pair in (("", "start"), ("a b ", "c"), ("é", "ß"))]
+    for one, other in zip(ours.loglikelihood(pairs), theirs.loglikelihood(pairs), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
 
 
