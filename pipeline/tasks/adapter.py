@@ -68,7 +68,7 @@ class ForewordLM(TemplateLM):
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> "ForewordLM":
-        """For the harness's own command line: `--model foreword --model_args pretrained=RUN,causal=true`."""
+        """For `lm_eval.simple_evaluate(model="foreword", model_args="pretrained=RUN,causal=true")`."""
         pretrained = open_pretrained(Path(arg_dict["pretrained"]))
         parallel = initialize()
         reading: PromptReading = "causal" if arg_dict.get("causal") else pretrained.reads_prompts

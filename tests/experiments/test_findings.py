@@ -61,7 +61,7 @@ def test_an_arm_stands_behind_the_one_it_begins_with_and_all_that_is_compared_is
 def test_the_configurations_are_valid_and_fit() -> None:
     prep = load_config("experiments/data.yaml", [], PrepConfig)
     train = load_config("experiments/train.yaml", [], TrainConfig)
-    assert prep.output == train.data.corpus
+    assert str(prep.output) == str(train.data.corpus)
     assert prep.sequence_length == train.model.max_position_embeddings
     steps, every = train.schedule.total_steps, train.evaluation.every_steps
     assert all(steps * arm.share % every == 0 for arm in ARMS)  # so that each run ends with a validation

@@ -56,7 +56,9 @@ def test_named_files_and_linked_pages_exist(page: Path) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("block", [block for page in ("objectives", "training") for block in blocks_of(page)])
+@pytest.mark.parametrize(
+    "block", [block for page in ("evaluation", "objectives", "training") for block in blocks_of(page)]
+)
 def test_a_shown_part_of_a_training_configuration_can_be_read(block: str, tmp_path: Path) -> None:
     """As a layer over a complete configuration, which then has these values."""
     layer = yaml.safe_load(block)
