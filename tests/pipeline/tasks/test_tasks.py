@@ -1,7 +1,6 @@
 """Tasks through lm-evaluation-harness: scores equal those of its own adapter, and mistakes are named."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from tiny_gpt2 import make_gpt2, save_gpt2
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'foreword[tasks]'")
 
 from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
 
 from data_prep.tokenizers import load_tokenizer
 from foreword.errors import ConfigError, DataError
@@ -156,9 +156,13 @@ def test_a_directory_without_tasks_is_refused(tmp_path: Path) -> None:
         ask(None, "sums", task_dir=tmp_path)
 
 
-def test_the_harness_knows_the_model_by_its_name(weights: Path, one_process: Parallel) -> None:
-    from lm_eval.api.registry import get_model
-
+def test_the_harness_knows_the_model_by_its_name_and_opens_it(
+    weights: Path, one_process: Parallel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert get_model("foreword") is ForewordLM
-    assert load_tokenizer(weights / "tokenizer").sha256 == adapter(weights, one_process, "causal").tokenizer_name
-    assert "lm_eval" in sys.modules
+    monkeypatch.setattr("pipeline.tasks.adapter.initialize", lambda: one_process)
+    opened = ForewordLM.create_from_arg_string(f"pretrained={weights},causal=true", {"batch_size": "3"})
+    assert (opened.reading, opened.max_length) == ("causal", 100)
+    assert opened.tokenizer_name == load_tokenizer(weights / "tokenizer").sha256
+    pair = Instance("loglikelihood", {}, ("a context", " and more"), 0)
+    assert opened.loglikelihood([pair]) == adapter(weights, one_process, "causal").loglikelihood([pair])
