@@ -17,7 +17,7 @@ from pipeline.commands.processes import ManyProcessesCommand, joined, processes_
 @click.option("--task-dir", type=click.Path(path_type=Path), help="Task files of your own, in lm-eval's format.")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask only the first so many items of each task.")
 @click.option("--fewshot", type=click.IntRange(min=0), help="Examples in each context; by default as the task says.")
-@click.option("--prefix/--causal", default=None, help="How to read contexts; by default as the model was trained.")
+@click.option("--causal/--bidirectional", "causal", default=None, help="How contexts are read; by default as trained.")
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1), help="Per forward pass.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Of few-shot examples.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -29,7 +29,7 @@ def tasks(
     task_dir: Path | None,
     limit: int | None,
     fewshot: int | None,
-    prefix: bool | None,
+    causal: bool | None,
     batch_size: int,
     seed: int,
     as_json: bool,
@@ -62,7 +62,7 @@ def tasks(
     from pipeline.tasks.run import run_tasks, show
 
     with joined(tensor_parallel_size) as parallel:
-        reading = pretrained.reads_prompts if prefix is None else "prefix" if prefix else "causal"
+        reading = pretrained.reads_prompts if causal is None else "causal" if causal else "prefix"
         model = ForewordLM(pretrained.load_model().to(parallel.device), tokenizer, reading, parallel, batch_size)
         asked = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
         results = all_ranks(
