@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 
+from foreword.errors import MachineError
 from foreword.files import atomic_write
 
 Bar = tuple[str, str, float]
@@ -19,6 +20,9 @@ def write_page(path: Path, package: str, template: str, **values: Any) -> None:
         package: whose `templates/` has the template; it includes `page.css`, which is here.
         template: its name.
         values: what it shows; text is escaped.
+
+    Raises:
+        MachineError: it cannot be written.
     """
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("foreword")]),
@@ -26,8 +30,11 @@ def write_page(path: Path, package: str, template: str, **values: Any) -> None:
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template(template).render(**values)
-    with atomic_write(path, "w") as file:
-        file.write(page)
+    try:
+        with atomic_write(path, "w") as file:
+            file.write(page)
+    except OSError as error:
+        raise MachineError(f"the page cannot be written: {error.strerror}", where=path) from None
 
 
 def bars(rows: Sequence[tuple[str, float, str]]) -> list[Bar]:

@@ -44,6 +44,9 @@ def tasks(
     """
     from foreword.errors import MachineError
 
+    asked = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    if not asked:
+        raise click.UsageError("--tasks names no task")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm, the harness's progress bars, is first imported
     from pipeline.weights.pretrained import open_pretrained
@@ -64,7 +67,6 @@ def tasks(
     with joined(tensor_parallel_size) as parallel:
         reading = pretrained.reads_prompts if causal is None else "causal" if causal else "prefix"
         model = ForewordLM(pretrained.load_model().to(parallel.device), tokenizer, reading, parallel, batch_size)
-        asked = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
         results = all_ranks(
             lambda: run_tasks(model, asked, task_dir=task_dir, num_fewshot=fewshot, limit=limit, seed=seed)
         )

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from recorded_run import write_run
 from tiny_corpus import make_corpus
 
-from foreword.errors import ConfigError, DataError
+from foreword.errors import ConfigError, DataError, MachineError
 from pipeline.commands.compare import compare
 from pipeline.report.compare import _against, open_runs, write_comparison
 from pipeline.telemetry.metrics import RunMetrics, read_metrics
@@ -64,3 +64,8 @@ def test_a_run_that_is_named_twice_or_has_no_records_is_refused(runs: list[Path]
 def test_one_run_alone_can_be_looked_at_too(runs: list[Path], tmp_path: Path) -> None:
     write_comparison(open_runs(runs[:1]), tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text().count("<svg") == 6
+
+
+def test_a_page_that_cannot_be_written_is_an_error_that_names_it(runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match=r"nowhere/page\.html: the page cannot be written"):
+        write_comparison(open_runs(runs), tmp_path / "nowhere" / "page.html")

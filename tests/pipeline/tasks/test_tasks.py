@@ -133,6 +133,12 @@ def test_a_task_that_is_not_there_is_refused_with_the_nearest(weights: Path, one
         ask(None, "foreword_last_wrd")
 
 
+def test_no_task_at_all_is_a_mistake_in_the_command(weights: Path) -> None:
+    refused = CliRunner().invoke(command, [str(weights), "--tasks", " , "])
+    assert refused.exit_code == 2
+    assert "--tasks names no task" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
