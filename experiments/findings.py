@@ -16,8 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from arms import ARMS, DIRECTORY, Arm, evaluation_file, run_directory
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from scipy import stats
 
 from pipeline.telemetry.metrics import read_metrics
@@ -135,34 +137,30 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 def draw_curves(seeds: Sequence[int], path: Path) -> None:
     """Validation losses during the runs, each arm read as it is trained, against tokens and target tokens."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, (key, label) in zip(
-        figure.subplots(1, 2, sharey=True),
-        (("tokens_consumed", "tokens"), ("targets_consumed", "target tokens")),
-        strict=True,
-    ):
+    axes_of = dict(zip(("tokens", "targets"), figure.subplots(1, 2, sharey=True), strict=True))
+    for unit, axes in axes_of.items():
         for arm in ARMS:
-            x, curves = _curves(arm, seeds, key)
-            middle = [statistics.mean(column) for column in zip(*curves, strict=True)]
-            deviation = [statistics.stdev(column) for column in zip(*curves, strict=True)]
+            x, losses_of_seeds = _curves(arm, seeds, f"{unit}_consumed")
+            by_step = list(zip(*losses_of_seeds, strict=True))
+            middle, deviation = (list(map(measure, by_step)) for measure in (statistics.mean, statistics.stdev))
             axes.errorbar(x, middle, deviation, marker="o", markersize=3, capsize=2, linewidth=1.2, label=arm.name)
-        axes.set_xlabel(label)
+        axes.xaxis.set_major_formatter(EngFormatter())
         axes.grid(linewidth=0.4)
-    figure.axes[0].set_ylabel("validation loss, nats a token")
-    figure.axes[1].legend()
-    figure.savefig(path, metadata=dict.fromkeys(("Creator", "Date")))
+    axes_of["tokens"].set(xlabel="tokens", ylabel="validation loss, nats a token")
+    axes_of["targets"].set_xlabel("target tokens")
+    axes_of["targets"].legend()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "foreword"}):
+        figure.savefig(path, metadata=dict.fromkeys(("Creator", "Date")))
 
 
 def _curves(arm: Arm, seeds: Sequence[int], key: str) -> tuple[list[float], list[list[float]]]:
     """What was consumed at each validation (of the first seed), and the losses of every seed."""
     before = _consumed_by(arm.begins_with, seeds[0])[key] if arm.begins_with else 0
-    curves = []
-    for seed in seeds:
-        metrics = read_metrics(run_directory(arm.name, seed))
-        curves.append(metrics.event_series("validation", f"{arm.objective}_loss")[1])
-    metrics = read_metrics(run_directory(arm.name, seeds[0]))
-    consumed = dict(zip(*metrics.series(key), strict=True))
-    steps, _ = metrics.event_series("validation", f"{arm.objective}_loss")
-    return [before + consumed[step] for step in steps], curves
+    of_seeds = [read_metrics(run_directory(arm.name, seed)) for seed in seeds]
+    validations = [metrics.event_series("validation", f"{arm.objective}_loss") for metrics in of_seeds]
+    consumed = dict(zip(*of_seeds[0].series(key), strict=True))
+    steps, _ = validations[0]
+    return [before + consumed[step] for step in steps], [losses for _, losses in validations]
 
 
 def _consumed(arm: Arm, seed: int) -> tuple[int, int]:

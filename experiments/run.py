@@ -22,7 +22,7 @@ from findings import write_findings
 
 from foreword.config import load_config
 from foreword.files import atomic_write
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 
 TEXT = DIRECTORY / "text"
 CORPUS = DIRECTORY / "corpus"

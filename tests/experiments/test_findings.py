@@ -6,7 +6,7 @@ from findings import COMPARISONS, buckets_table, comparisons_table, losses_table
 
 from data_prep.config import PrepConfig
 from foreword.config import load_config
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 
 SEEDS = (1, 2, 3)
 
