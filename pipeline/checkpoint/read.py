@@ -12,7 +12,7 @@ from types import TracebackType
 import torch
 
 from foreword.errors import CheckpointError
-from pipeline.checkpoint.meta import MASTER, CheckpointMeta, FragmentRange, read_meta
+from pipeline.checkpoint.meta import CheckpointMeta, FragmentRange
 from pipeline.checkpoint.tensor_file import TensorFile
 
 
@@ -112,10 +112,3 @@ def _rectangles(start: int, end: int, width: int) -> Iterator[tuple[int, int, in
         else:
             yield row, end // width, 0, width
             start = end // width * width
-
-
-def load_full_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Every logical parameter of a checkpoint (fp32, full shape), whatever topology wrote it."""
-    meta = read_meta(checkpoint)
-    with CheckpointReader(checkpoint, meta) as reader:
-        return {name: reader.read_full(name, MASTER) for name in meta.parameters}

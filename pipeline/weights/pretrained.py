@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor
 
 from data_prep.tokenizers import Tokenizer, load_tokenizer
 from foreword.errors import CheckpointError
@@ -53,11 +52,6 @@ class Pretrained:
     def reads_prompts(self) -> PromptReading:
         """As a prefix, in both directions, or causally."""
         return prompt_reading(self.objective)
-
-    def load_weights(self) -> dict[str, Tensor]:
-        """The logical parameters, name -> fp32 tensor of full shape, all at once."""
-        with open_stored(self.path) as stored:
-            return {name: stored.read(name, MASTER) for name in stored.shapes}
 
     @torch.no_grad()
     def load_model(self) -> GPT2:

@@ -15,12 +15,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from processes import run_distributed
+from stored_weights import load_weights
 from tiny_corpus import SEQUENCE_LENGTH, VOCAB_SIZE, make_corpus
 from torch import Tensor, nn
 from training import curve, train_all, train_config
 
 from data_prep.shards import PADDING, Corpus
-from pipeline.checkpoint.read import load_full_weights
 from pipeline.data.order import DataOrder
 from pipeline.distributed.parallel import initialize
 from pipeline.model import build_model
@@ -158,7 +158,7 @@ def assert_equal_training(run: Path, plain) -> None:
     losses, norms, parameters = plain
     assert curve(run) == pytest.approx(losses, rel=1e-6)
     assert curve(run, "grad_norm") == pytest.approx(norms, rel=1e-6)
-    weights = load_full_weights(run / LAST)
+    weights = load_weights(run / LAST)
     for name, expected in parameters.items():
         torch.testing.assert_close(weights[name], expected, rtol=1e-5, atol=5e-6, msg=lambda m, n=name: f"{n}: {m}")
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from stored_weights import load_weights
 from tiny_corpus import make_corpus
 from training import curve, fork_run, records, train_all, train_config
 
 from data_prep.shards import Corpus
 from pipeline.checkpoint.meta import read_meta
-from pipeline.checkpoint.read import load_full_weights
 from pipeline.commands.evaluation import evaluate as evaluate_command
 from pipeline.config.train import TrainConfig
 from pipeline.data.corpora import open_corpora
@@ -83,8 +83,8 @@ def assert_same_training(run: Path, reference: Path) -> None:
     assert curve(run, "targets") == curve(reference, "targets")
     for key in ("loss", "grad_norm"):
         assert curve(run, key) == pytest.approx(curve(reference, key), rel=2e-6), key
-    expected = load_full_weights(reference / LAST)
-    for name, weight in load_full_weights(run / LAST).items():
+    expected = load_weights(reference / LAST)
+    for name, weight in load_weights(run / LAST).items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=5e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 

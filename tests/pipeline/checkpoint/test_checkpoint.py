@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from stored_weights import load_weights
 from tiny_corpus import make_corpus
 from training import HALF, STEPS, curve, records, train_all, train_config
 
 from pipeline.checkpoint.find import complete_checkpoints, newest_complete
 from pipeline.checkpoint.inspect import describe_checkpoint, verify_checkpoint
 from pipeline.checkpoint.meta import read_meta
-from pipeline.checkpoint.read import load_full_weights
 from pipeline.checkpoint.workspace import remove_leftovers
 
 NEWEST, OLDER = f"step_{STEPS:08d}", f"step_{HALF:08d}"
@@ -55,9 +55,7 @@ def test_what_a_killed_save_leaves_is_removed_and_nothing_else(run):
 def test_description_has_the_facts(run):
     facts = describe_checkpoint(run)
     assert (facts["step"], facts["samples_consumed"], facts["objective"]) == (STEPS, STEPS * 8, "prefix")
-    assert facts["parameters"] == sum(
-        tensor.numel() for tensor in load_full_weights(run / "checkpoints" / NEWEST).values()
-    )
+    assert facts["parameters"] == sum(tensor.numel() for tensor in load_weights(run / "checkpoints" / NEWEST).values())
     assert facts["topology"]["world_size"] == 2
 
 
@@ -69,6 +67,6 @@ def test_the_loss_that_decides_which_checkpoint_is_the_best_is_that_of_the_evalu
 
 
 def test_weights_load_without_any_topology(finished, run):
-    weights = load_full_weights(run / "checkpoints" / NEWEST)
+    weights = load_weights(run / "checkpoints" / NEWEST)
     assert weights["wte.weight"].shape == (128, 32)
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())

@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
+from stored_weights import load_weights
 from tiny_checkpoint import PARAMETERS, logical_tensor, make_checkpoint
 from tiny_gpt2 import VOCAB_SIZE, make_gpt2, save_gpt2
 from training import train_config
@@ -133,7 +134,7 @@ def weights(tmp_path_factory) -> list[Path]:
 def test_the_average_is_the_mean_and_is_used_as_weights_are(weights, tmp_path, one_process):
     """Of weights, and of a checkpoint of the same model and tokenizer."""
     first = open_pretrained(weights[0])
-    shapes = {name: (tuple(tensor.shape), None) for name, tensor in first.load_weights().items()}
+    shapes = {name: (tuple(tensor.shape), None) for name, tensor in load_weights(weights[0]).items()}
     model = {f"model__{key}": value for key, value in first.config.model_dump().items()}
     config = train_config(tmp_path / "run", tmp_path, objective="causal", **model)
     make_checkpoint(
@@ -149,8 +150,8 @@ def test_the_average_is_the_mean_and_is_used_as_weights_are(weights, tmp_path, o
     assert result.exit_code == 0, result.output
 
     mean = open_pretrained(tmp_path / "mean")
-    a, b = (open_pretrained(path).load_weights() for path in weights)
-    for name, tensor in mean.load_weights().items():
+    a, b = (load_weights(path) for path in weights)
+    for name, tensor in load_weights(mean.path).items():
         expected = (a[name].double() + b[name] + logical_tensor(name, MASTER, parameters=shapes)) / 3
         assert torch.equal(tensor, expected.float()), name
     assert mean.load_tokenizer().sha256 == first.tokenizer_sha256

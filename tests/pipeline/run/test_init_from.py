@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from stored_weights import load_weights
 from tiny_checkpoint import make_checkpoint
 from tiny_corpus import VOCAB_SIZE, make_corpus
 from training import HALF, STEPS, curve, fork_run, records, train_all, train_config
@@ -16,7 +17,7 @@ from data_prep.manifest import FileInfo, Manifest
 from foreword.errors import CheckpointError, ConfigError
 from foreword.files import sha256_of
 from pipeline.checkpoint.meta import MOMENTS, BlendPart, CorpusIdentity, read_meta
-from pipeline.checkpoint.read import CheckpointReader, load_full_weights
+from pipeline.checkpoint.read import CheckpointReader
 from pipeline.config.run import InitFrom
 from pipeline.config.train import TrainConfig
 from pipeline.run.init_from import find_origin
@@ -37,7 +38,7 @@ def save_weights_alone(checkpoint: Path, corpus: Path, out: Path) -> Path:
     """A weights directory of what a checkpoint holds; its tokenizer has no files that could be loaded."""
     out.mkdir()
     meta = read_meta(checkpoint)
-    save_file(load_full_weights(checkpoint), out / WEIGHTS_NAME)
+    save_file(load_weights(checkpoint), out / WEIGHTS_NAME)
     file = FileInfo(size=(out / WEIGHTS_NAME).stat().st_size, sha256=sha256_of(out / WEIGHTS_NAME))
     weights = WeightsMeta(
         model=meta.config["model"],
@@ -123,7 +124,7 @@ def test_weights_without_a_run_begin_as_those_of_a_checkpoint_do(runs):
 
 def test_in_bf16_the_masters_are_the_weights_that_were_given(runs):
     """And not what bf16 makes of them; the learning rate of this run is as good as none."""
-    given, begun = (load_full_weights(runs / place) for place in (f"source/{step(STEPS)}", f"bf16/{step(1)}"))
+    given, begun = (load_weights(runs / place) for place in (f"source/{step(STEPS)}", f"bf16/{step(1)}"))
     for name, weight in given.items():
         torch.testing.assert_close(begun[name], weight, rtol=0, atol=1e-25)
     with CheckpointReader(runs / "bf16" / step(1), meta := read_meta(runs / "bf16" / step(1))) as reader:

@@ -5,6 +5,7 @@ with a tiny model. Files that are mapped count too, though they take no memory t
 added.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ import re, resource, sys
 from pathlib import Path
 import torch
 from pipeline.weights.hugging_face import export_weights, import_weights
-from pipeline.weights.pretrained import open_pretrained
+from stored_weights import load_weights
 
 root, out, model_bytes, allowed_bytes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 torch.ones(2000, 2000).T.contiguous()  # starts the threads that copies are made by
@@ -52,7 +53,7 @@ def limited(mapped_copies, work):
 print("safetensors:", limited(1, lambda: import_weights(root / "hf", out / "imported")))
 print("bin:", limited(1, lambda: import_weights(root / "bin", out / "imported-bin")))
 print("checkpoint:", limited(0, lambda: export_weights(root / "run", out / "exported")))  # is read and not mapped
-print("all at once:", limited(0, lambda: open_pretrained(root / "run").load_weights()))
+print("all at once:", limited(0, lambda: load_weights(root / "run")))
 """
 
 
@@ -91,8 +92,11 @@ def test_a_model_comes_in_and_goes_out_in_less_memory_than_it_takes(root: Path, 
     """And the limit is one: to load the same weights all at once is too much for it."""
     size = (root / "hf" / "model.safetensors").stat().st_size
     assert size > MODEL_BYTES
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     words = [str(root), str(tmp_path), str(size + 2**20), str(ALLOWED_BYTES)]
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     *came_through, refused = done.stdout.splitlines()
     assert came_through == ["safetensors: done", "bin: done", "checkpoint: done"]

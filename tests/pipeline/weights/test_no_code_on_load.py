@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stored_weights import load_weights
 from tiny_checkpoint import make_checkpoint
 from tiny_gpt2 import make_gpt2, save_gpt2
 from training import train_config
@@ -17,7 +18,6 @@ from foreword.errors import CheckpointError, ConfigError, DataError
 from foreword.files import sha256_of
 from pipeline.checkpoint.headers import header_problems
 from pipeline.checkpoint.meta import read_meta, write_meta
-from pipeline.checkpoint.read import load_full_weights
 from pipeline.config.train import TrainConfig
 from pipeline.weights.hugging_face import import_weights
 
@@ -79,7 +79,7 @@ def test_a_pickle_in_a_checkpoint_is_no_tensor_even_when_foreword_json_vouches_f
     write_meta(checkpoint, meta.model_copy(update={"files": {path.name: entry}}))
     assert len(header_problems(checkpoint, read_meta(checkpoint))) == 1
     with pytest.raises(CheckpointError, match=path.name):
-        load_full_weights(checkpoint)
+        load_weights(checkpoint)
     assert not crater.exists()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from stored_weights import load_weights
 from tiny_checkpoint import make_checkpoint
 from tiny_gpt2 import VOCAB_SIZE, make_gpt2, save_gpt2
 from training import train_config
@@ -36,7 +37,7 @@ def runs(tmp_path_factory) -> Path:
             config.run_dir,
             5,
             config=config,
-            parameters={name: (tuple(tensor.shape), None) for name, tensor in imported.load_weights().items()},
+            parameters={name: (tuple(tensor.shape), None) for name, tensor in load_weights(root / "imported").items()},
             vocab_size=VOCAB_SIZE,
             tokenizer_sha256=imported.tokenizer_sha256,
         )
