@@ -41,7 +41,7 @@ demo: setup
 	@$(IN_VENV) python demo/run.py $(if $(DATA),--data "$$DATA")
 
 test: setup
-	@$(IN_VENV) python -m pytest
+	@$(IN_VENV) python -m pytest --numprocesses auto --maxprocesses 8 --no-loadscope-reorder
 
 test-slurm: setup
 	@tests/cluster/slurm_local.sh install

@@ -6,7 +6,6 @@ from typing import Any
 
 import jinja2
 
-from foreword.errors import MachineError
 from foreword.files import atomic_write
 
 Bar = tuple[str, str, float]
@@ -22,7 +21,7 @@ def write_page(path: Path, package: str, template: str, **values: Any) -> None:
         values: what it shows; text is escaped.
 
     Raises:
-        MachineError: it cannot be written.
+        OSError: it cannot be written.
     """
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("foreword")]),
@@ -30,11 +29,8 @@ def write_page(path: Path, package: str, template: str, **values: Any) -> None:
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template(template).render(**values)
-    try:
-        with atomic_write(path, "w") as file:
-            file.write(page)
-    except OSError as error:
-        raise MachineError(f"the page cannot be written: {error.strerror}", where=path) from None
+    with atomic_write(path, "w") as file:
+        file.write(page)
 
 
 def bars(rows: Sequence[tuple[str, float, str]]) -> list[Bar]:

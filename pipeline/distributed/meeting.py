@@ -4,7 +4,7 @@ Rank 0 listens at the meeting point. Every process says there who it is; rank 0 
 verdict, which every process reads. So nobody goes on in a world that is smaller or other than it thinks: a process that
 never came, two groups that each think they are the whole, or a port where another job listens, end here with a message.
 
-It costs three small messages a process, all of them to rank 0.
+It costs a few small messages a process, all of them to rank 0.
 """
 
 import json
@@ -25,6 +25,7 @@ from pipeline.distributed.ranks import ranks
 TIMEOUT = timedelta(minutes=10)
 IMPATIENCE_S = 60.0  # then the log says who is still waited for
 LATER_S = 30.0  # rank 0 is given so much longer to speak than it gives the others to come
+TELLING_S = 5.0  # so long it stays when it has spoken against going on
 _PREFIX = "foreword"
 _TORCHS_PREFIX = "default_pg"  # what torch puts before the keys of a store that it makes by itself
 _REMEDY = "look at what these processes printed; the same command may be started again"
@@ -72,6 +73,8 @@ def meet(placement: Placement, device: str, timeout: timedelta = TIMEOUT) -> dis
             table.set("verdict", _judge(table, own, meeting, timeout) or "")
         table.wait(["verdict"], timeout + timedelta(seconds=LATER_S))
         verdict = table.get("verdict").decode()
+        if verdict:
+            _leave_together(table, own)
     except (dist.DistError, RuntimeError, ValueError) as error:
         what = f"could not meet the other processes at {meeting}: {str(error).splitlines()[0]}"
         raise ProcessesApartError(what, where=_where(own), remedy=_REMEDY) from None
@@ -174,6 +177,17 @@ def _judge(table: dist.Store, own: Presence, meeting: str, timeout: timedelta) -
         if missing:
             _wait_for(table, f"claims/{missing[0]}", min(deadline, patient_until) - now)
     return disagreement({rank: _claimants(table, rank) for rank in range(own.world_size)})
+
+
+def _leave_together(table: dist.Store, own: Presence) -> None:
+    """Rank 0 stays for a while until all that came have read the verdict: its end takes the store away from them."""
+    table.add("told", 1)
+    if own.rank != 0:
+        return
+    came = sum(table.add(f"claims/{rank}", 0) for rank in range(own.world_size))
+    until = time.monotonic() + TELLING_S
+    while table.add("told", 0) < came and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def _wait_for(table: dist.Store, key: str, seconds: float) -> None:

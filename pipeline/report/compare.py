@@ -12,11 +12,11 @@ from rich.table import Table
 
 from foreword.config import load_config
 from foreword.errors import ConfigError
-from foreword.pages import write_page
 from pipeline.config.objective import describe_objectives
 from pipeline.config.train import TrainConfig
 from pipeline.report.charts import NUM_COLOURS, Chart, Curve, charts_for_a_page
 from pipeline.report.history import wall_time_s
+from pipeline.report.page import write_report_page
 from pipeline.report.run_page import CONFIG_NAME, duration, read_run
 from pipeline.telemetry.metrics import RunMetrics
 
@@ -62,7 +62,7 @@ def write_comparison(runs: Sequence[ComparedRun], path: Path) -> None:
     """Write the page."""
     charts = charts_for_a_page(_charts(runs))
     rows = [(number % NUM_COLOURS, _cells(run.facts)) for number, run in enumerate(runs)]
-    write_page(path, "pipeline.report", "compare.html.j2", columns=list(_COLUMNS), rows=rows, charts=charts)
+    write_report_page(path, "compare.html.j2", columns=list(_COLUMNS), rows=rows, charts=charts)
 
 
 def show(runs: Sequence[ComparedRun]) -> str:

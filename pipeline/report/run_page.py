@@ -6,12 +6,13 @@ from typing import Any
 
 from foreword.config import load_config
 from foreword.errors import ConfigError, DataError
-from foreword.pages import bars, write_page
+from foreword.pages import bars
 from pipeline.config.objective import describe_objectives
 from pipeline.config.train import TrainConfig
 from pipeline.report.charts import Chart, Curve, charts_for_a_page
 from pipeline.report.corpus_facts import corpus_facts
 from pipeline.report.history import Moment, history, seconds_by_part, wall_time_s
+from pipeline.report.page import write_report_page
 from pipeline.telemetry.metrics import RunMetrics, read_metrics
 from pipeline.telemetry.summary import TITLES
 
@@ -45,9 +46,8 @@ def write_report(run_dir: Path, job_events: Sequence[Mapping[str, Any]] = ()) ->
         config = None  # of another version of Foreword; it is shown as it is
     moments = history(metrics, job_events)
     parts = {key: value for key, value in seconds_by_part(metrics).items() if value}
-    write_page(
+    write_report_page(
         run_dir / REPORT_NAME,
-        "pipeline.report",
         "run.html.j2",
         run=run_dir.resolve().name,
         what=_what(config),
