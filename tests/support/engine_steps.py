@@ -4,12 +4,13 @@ import os
 from pathlib import Path
 
 import numpy as np
-from processes import free_port, run_distributed
+from processes import run_distributed
 from tiny_corpus import VOCAB_SIZE
 from training import train_config
 
 from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch, make_batch
+from slurm.job.port import reserve_port
 
 STEPS, ROWS, ROW_LENGTH = 2, 8, 33
 Steps = list[tuple[float, float]]  # loss and gradient norm of each
@@ -22,7 +23,7 @@ def engine_config(**changes) -> TrainConfig:
 
 def steps_of_each(world_size: int, *configs: TrainConfig, timeout_s: float = 240.0) -> list[Steps]:
     """What every configuration comes to on `world_size` ranks, the same on all of them."""
-    ports = [free_port() for _ in configs]
+    ports = [reserve_port() for _ in configs]
     per_rank = run_distributed(world_size, steps_here, configs, ports, timeout_s=timeout_s)
     assert all(steps == per_rank[0] for steps in per_rank)
     return per_rank[0]

@@ -10,7 +10,6 @@ import faulthandler
 import multiprocessing
 import os
 import pickle
-import socket
 import sys
 import time
 import traceback
@@ -21,6 +20,8 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
 from unittest import mock
+
+from slurm.job.port import reserve_port
 
 DEFAULT_TIMEOUT_S = 120.0
 
@@ -116,7 +117,7 @@ def started(
     """Processes that call `function(*args)` while the block runs; at its end they are killed."""
     context = multiprocessing.get_context("forkserver")
     _start_server()
-    port = free_port()
+    port = reserve_port()
     processes: list[Any] = []
     receivers: list[Connection] = []
     try:
@@ -135,13 +136,6 @@ def started(
         for process in processes:
             process.kill()
             process.join()
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody listened on a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def rank_variables(rank: int, world_size: int, port: int) -> dict[str, str]:

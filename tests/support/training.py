@@ -5,11 +5,12 @@ import os
 import shutil
 from pathlib import Path
 
-from processes import free_port, run_distributed
+from processes import run_distributed
 
 from foreword.config import validate
 from foreword.errors import ForewordError
 from pipeline.config.train import TrainConfig
+from slurm.job.port import reserve_port
 
 STEPS = 8
 HALF = 4
@@ -45,7 +46,7 @@ def train_all(world_size: int, *configs: TrainConfig, timeout_s: float = 300.0) 
     Returns:
         For each rank the message of each run's error, None where there was none.
     """
-    ports = [free_port() for _ in configs]
+    ports = [reserve_port() for _ in configs]
     return run_distributed(world_size, _train_each, configs, ports, timeout_s=timeout_s)
 
 

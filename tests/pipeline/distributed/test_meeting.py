@@ -7,12 +7,12 @@ from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
-from processes import free_port
 
 from foreword.errors import ProcessesApartError
 from pipeline.distributed.meeting import Presence, disagreement, meet
 from pipeline.distributed.placement import Placement
 from pipeline.distributed.ranks import ranks
+from slurm.job.port import reserve_port
 
 PATIENCE = timedelta(seconds=4)
 
@@ -37,7 +37,7 @@ def meet_in_threads(*placements: Placement, devices: tuple[str, ...] = ()) -> li
 
 @pytest.fixture
 def first() -> Placement:
-    return Placement(rank=0, world_size=3, local_rank=0, address="127.0.0.1", port=free_port(), job="job 7")
+    return Placement(rank=0, world_size=3, local_rank=0, address="127.0.0.1", port=reserve_port(), job="job 7")
 
 
 def of_rank(first: Placement, rank: int) -> Placement:

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 import torch
 from engine_steps import Steps, batch_of, engine_config, steps_here, steps_of_each
-from processes import free_port, run_distributed
+from processes import run_distributed
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from foreword.config import dump_config, load_config
@@ -19,6 +19,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.distributed.parallel import Parallel
 from pipeline.engine import compilation
 from pipeline.model import build_model, loss
+from slurm.job.port import reserve_port
 
 # ZeRO stage, tensor-parallel size, sequence parallelism, activation checkpointing
 CUTS = [(0, 1, False, "none"), (1, 2, False, "full"), (2, 2, True, "selective"), (3, 1, False, "selective")]
@@ -56,7 +57,7 @@ def compiled_steps(configs: list[TrainConfig], ports: list[int]) -> tuple[list[S
 def test_compiled_training_equals_plain_training_at_every_cut_in_one_graph_for_all_layers_and_batches() -> None:
     plain = steps_of_each(2, *(config_of(cut, "off") for cut in CUTS))
     compiled = [config_of(cut, "on") for cut in CUTS]
-    for steps, graphs in run_distributed(2, compiled_steps, compiled, [free_port() for _ in compiled]):
+    for steps, graphs in run_distributed(2, compiled_steps, compiled, [reserve_port() for _ in compiled]):
         assert steps == plain
         # of the trial, the loss and a layer; of a layer once more where ZeRO 3 has changed what a module is made of
         assert graphs == [4 if zero == 3 else 3 for zero, *_ in CUTS]
@@ -103,7 +104,7 @@ def train_without_a_compiler_on_rank_1(ports: list[int]) -> WithoutCompiler:
 
 def test_when_one_rank_cannot_compile_auto_goes_on_without_on_all_ranks_and_says_so_once_and_on_is_refused() -> None:
     (plain,) = steps_of_each(2, config_of(CUTS[0], "off"))
-    first, second = run_distributed(2, train_without_a_compiler_on_rank_1, [free_port(), free_port()])
+    first, second = run_distributed(2, train_without_a_compiler_on_rank_1, [reserve_port(), reserve_port()])
     assert first.steps == second.steps == plain
     (line,) = first.warnings
     assert "nothing is compiled: torch.compile does not work on rank 1: " in line
@@ -121,7 +122,7 @@ def test_when_one_rank_cannot_compile_auto_goes_on_without_on_all_ranks_and_says
 def test_on_a_gpu_compiled_training_is_near_plain_training(attention: str, kind: str) -> None:
     def steps(switch: str) -> Steps:
         changes = {"attention": attention, "precision": "bf16", "activation_checkpointing": kind}
-        return steps_here([engine_config(compile=switch, **changes)], [free_port()])[0]
+        return steps_here([engine_config(compile=switch, **changes)], [reserve_port()])[0]
 
     assert steps("on") == [pytest.approx(step, rel=0.02) for step in steps("off")]
 

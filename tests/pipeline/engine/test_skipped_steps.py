@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import free_port, run_distributed
+from processes import run_distributed
 from tiny_corpus import make_corpus
 from training import curve, fork_run, records, train_config
 
@@ -14,6 +14,7 @@ from foreword.errors import ForewordError
 from pipeline.checkpoint.find import complete_checkpoints
 from pipeline.checkpoint.meta import read_meta
 from pipeline.checkpoint.read import CheckpointReader
+from slurm.job.port import reserve_port
 
 CUTS = [("fp32", zero, tp) for zero in range(4) for tp in (1, 2)] + [("bf16", zero, 1) for zero in range(4)]
 SAVE_ALWAYS = {"checkpoint__every_steps": 1, "checkpoint__keep_last": 100, "evaluation__every_steps": None}
@@ -60,7 +61,7 @@ def train_with_broken_steps(jobs: list[tuple], ports: list[int]) -> list[str | N
 
 def train_broken(world_size: int, *jobs: tuple) -> list[str | None]:
     """The error of each job, the same on all ranks."""
-    errors = run_distributed(world_size, train_with_broken_steps, jobs, [free_port() for _ in jobs], timeout_s=300.0)
+    errors = run_distributed(world_size, train_with_broken_steps, jobs, [reserve_port() for _ in jobs], timeout_s=300.0)
     assert all(of_rank == errors[0] for of_rank in errors)
     return errors[0]
 

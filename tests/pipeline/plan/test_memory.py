@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from processes import free_port, run_distributed
+from processes import run_distributed
 
 from foreword.config import validate
 from pipeline.config.model import ModelConfig
@@ -17,6 +17,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.plan import memory
 from pipeline.plan.memory import Memory, RankLoad, memory_of
 from pipeline.plan.sizes import count_parameters, parameter_sizes
+from slurm.job.port import reserve_port
 
 MODEL = {"num_layers": 3, "hidden_size": 96, "num_attention_heads": 4, "max_position_embeddings": 64}
 ROWS, SEQUENCE_LENGTH, VOCABULARY = 4, 64, 5000
@@ -210,7 +211,7 @@ def storage_bytes(tensors: list[torch.Tensor], but: list[torch.Tensor] = ()) -> 
 def measured() -> dict[tuple[str, int], tuple[dict[str, int], int, int]]:
     """(precision, ZeRO stage) -> what the first of two ranks measured."""
     configs = [config_of(precision, zero_stage=stage) for precision, stage in STAGES]
-    first, _ = run_distributed(2, engines_at_work, configs, [free_port() for _ in configs], timeout_s=300.0)
+    first, _ = run_distributed(2, engines_at_work, configs, [reserve_port() for _ in configs], timeout_s=300.0)
     return dict(zip(STAGES, first, strict=True))
 
 
