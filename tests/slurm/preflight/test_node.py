@@ -54,6 +54,7 @@ def test_the_second_node_waits_until_it_sees_what_the_first_has_written(tmp_path
     problem, _ = shared_directory("n2", probe, False)
     assert not problem
     assert time.monotonic() - began >= 0.3
+    first.join()
     assert sorted(path.name for path in probe.iterdir()) == ["first", "node-n1", "node-n2"]
 
 
