@@ -10,17 +10,14 @@ from it. Then `foreword train` itself saves a few times.
 """
 
 import argparse
-import importlib.metadata
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -30,6 +27,7 @@ from typing import Any
 import checkpoint_contenders as contenders
 import yaml
 from checkpoint_contenders import Figures, Rates
+from conditions import conditions, say
 from random_corpus import make_corpus
 from rich.console import Console
 from rich.table import Table
@@ -67,13 +65,13 @@ def main() -> None:
     rates: list[Rates] = []
     try:
         for number in range(arguments.rounds):
-            _say(f"round {number + 1} of {arguments.rounds}, load {os.getloadavg()[0]:.1f}")
+            say(f"round {number + 1} of {arguments.rounds}, load {os.getloadavg()[0]:.1f}")
             # forth and back: none of them is always the first after another
             for name in sorted(CONTENDERS, key=list(CONTENDERS).index, reverse=bool(number % 2)):
                 rounds[name].append(_turn(CONTENDERS[name][1], directory / "turn", config, VOCAB_SIZE))
             size_bytes = rounds["torch.save"][0].size_bytes // 2**20 * 2**20
             rates.append(_turn(contenders.measure_rates, directory / "turn", size_bytes))
-        _say("foreword train")
+        say("foreword train")
         stalls = {name: _train(directory, config, asynchronous) for name, asynchronous in (("a", True), ("s", False))}
     finally:
         shutil.rmtree(directory)
@@ -224,22 +222,12 @@ def _predictions(rounds: dict[str, list[Figures]], rates: list[Rates]) -> Table:
 
 
 def _conditions(arguments: argparse.Namespace, directory: Path) -> str:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "deepspeed", "safetensors"))
     file_system = subprocess.run(["stat", "-f", "-c", "%T", directory], capture_output=True, text=True, check=False)
     return (
-        f"{time.strftime('%Y-%m-%d')}, {_processor()}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f} at "
-        f"the start, files on {file_system.stdout.strip()}\nPython {platform.python_version()}, {versions}\n"
-        f"{arguments.model.stem}, fp32 weights and two moments, one process, ZeRO 0; {arguments.rounds} rounds"
+        f"{conditions(f'{arguments.threads} threads', 'torch', 'deepspeed', 'safetensors')}\n"
+        f"files on {file_system.stdout.strip()}; {arguments.model.stem}, fp32 weights and two moments, one process, "
+        f"ZeRO 0; {arguments.rounds} rounds"
     )
-
-
-def _processor() -> str:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{len(os.sched_getaffinity(0))} cores of {names[0].split(':')[1].strip() if names else platform.machine()}"
-
-
-def _say(message: str) -> None:
-    print(f"bench: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from conditions import say
 from gpu_attention import BACKENDS, PLAIN, AttentionTiming, Correctness, Shape, check_backend, time_backend
 from gpu_batches import LAYOUTS
 from gpu_budget import OUT_OF_MEMORY, Budget
@@ -100,7 +101,7 @@ def _check_kernels(device: torch.device, budget: Budget, *, tiny: bool) -> list[
             if reason is not None:
                 checked.append(Correctness(name, layout, None, None, reason))
                 continue
-            _say(f"{name} against float64, {layout}")
+            say(f"{name} against float64, {layout}")
             check = partial(check_backend, name, layout, shape)
             found = budget.measure(f"{name} against float64, {layout}", LIMIT_S["kernel"], check)
             checked += [found] if found else []
@@ -119,7 +120,7 @@ def _measure_foreword(
     """All sizes; also what each came to be, for the plain model to do the same."""
     speeds, done = [], []
     for size in ["tiny"] if options.tiny else options.sizes:
-        _say(f"foreword, {size}")
+        say(f"foreword, {size}")
         work = _workload(size, options)
         found = _with_fewer_rows_if_need_be(
             f"foreword, {size}",
@@ -145,7 +146,7 @@ def _measure_plain(
 ) -> list[Speed]:
     speeds = []
     for work in workloads:
-        _say(f"plain PyTorch, {work.name}")
+        say(f"plain PyTorch, {work.name}")
         speeds += _with_fewer_rows_if_need_be(
             f"plain PyTorch, {work.name}",
             work,
@@ -197,7 +198,7 @@ def _measure_attention(device: torch.device, usable: list[str], budget: Budget, 
         for name in (PLAIN, *usable):
             for layout in ("whole",) if name == PLAIN else ("packed", "prefix"):
                 what = f"attention of {sequence_length} tokens, {name}, {layout}"
-                _say(what)
+                say(what)
                 found = budget.measure(what, LIMIT_S["attention"], partial(time_backend, name, layout, shape))
                 timings += [found] if found else []
     return timings
@@ -214,10 +215,6 @@ def _conditions(device: torch.device, options: argparse.Namespace) -> dict[str, 
         **{name: importlib.metadata.version(name) for name in packages if name in present},
         "command": f"bench_gpu.py --budget-s {options.budget_s:.0f} --sizes {' '.join(options.sizes)}",
     }
-
-
-def _say(message: str) -> None:
-    print(f"bench: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,17 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import shutil
 import statistics
 import sys
 import sysconfig
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from conditions import conditions, say
 from processes import Measured, measure
 from real_text import collect_documents, write_text
 from reference_ids import compare_ids
@@ -104,20 +103,20 @@ def main() -> None:
 
     rounds: dict[tuple[str, Path], list[Measured]] = defaultdict(list)
     for number in range(arguments.rounds):
-        _say(f"round {number + 1} of {arguments.rounds}, load {os.getloadavg()[0]:.1f}")
+        say(f"round {number + 1} of {arguments.rounds}, load {os.getloadavg()[0]:.1f}")
         for file in (text, small):
             rounds["engine", file].append(bench.engine(file))
             rounds["prep", file].append(bench.prep("corpus", file))
             if megatron.missing is None:
                 rounds["fast", file].append(megatron.run("fast", file))
     if megatron.missing is None:
-        _say("Megatron-LM's standard script, once")
+        say("Megatron-LM's standard script, once")
         rounds["standard", text].append(megatron.run("standard", text))
-    _say("memory and start-up")
+    say("memory and start-up")
     memory = {size: bench.prep("corpus-memory", file) for size, file in ((SMALL_MB, small), (LARGE_MB, large))}
     shutil.rmtree(directory / "corpus-memory")
     starts = _start_ups(bench)
-    _say("token ids against the reference")
+    say("token ids against the reference")
     bench.prep("corpus-with-ids", text)
     one_in = 1 if arguments.all else ONE_IN
     same = compare_ids(directory / "corpus-with-ids", text, bench.tokenizer / "tokenizer.json", one_in)
@@ -173,10 +172,10 @@ def _arguments() -> argparse.Namespace:
 def _text(directory: Path, size_mb: int, arguments: argparse.Namespace) -> Path:
     path, documents = directory / f"text-{size_mb}MB.jsonl", directory / "documents.jsonl"
     if not documents.exists():
-        _say("collecting documents (once)")
+        say("collecting documents (once)")
         collect_documents(documents, [place for place in arguments.documents if place.is_dir()])
     if not path.exists():
-        _say(f"writing {path} (once)")
+        say(f"writing {path} (once)")
         write_text(path, documents, size_mb * 1_000_000)
     return path
 
@@ -282,19 +281,10 @@ def _ratio_check(what: str, ratio: float, wanted: float, at_most: bool) -> tuple
 def _conditions(text: Path, arguments: argparse.Namespace) -> str:
     with text.open("rb") as lines:
         documents = sum(1 for _ in lines)
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("gigatoken", "tokenizers", "pyarrow")
-    )
     return (
-        f"{time.strftime('%Y-%m-%d')}, {_processor()}, {arguments.workers} workers, load {os.getloadavg()[0]:.1f} at "
-        f"the start\nPython {platform.python_version()}, {versions}\n"
+        f"{conditions(f'{arguments.workers} workers', 'gigatoken', 'tokenizers', 'pyarrow')}\n"
         f"{text.name}: {documents:,} documents, {text.stat().st_size / 1e6:.0f} MB on disk, {arguments.rounds} rounds"
     )
-
-
-def _processor() -> str:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{len(os.sched_getaffinity(0))} cores of {names[0].split(':')[1].strip() if names else platform.machine()}"
 
 
 def _megabytes(file: Path) -> float:
@@ -337,10 +327,6 @@ def _other_table(memory: dict[int, Measured], starts: dict[str, Measured]) -> Ta
     for name, run in rows.items():
         table.add_row(name, f"{run.wall_s:.2f}", f"{run.cpu_s:.2f}", f"{run.peak_bytes / 1e6:.0f}")
     return table
-
-
-def _say(message: str) -> None:
-    print(f"bench: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

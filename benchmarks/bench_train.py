@@ -10,10 +10,8 @@ threads.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -27,6 +25,7 @@ from pathlib import Path
 import contenders
 import numpy as np
 import yaml
+from conditions import conditions, say
 from random_corpus import make_corpus
 from rich.console import Console
 from rich.table import Table
@@ -166,12 +165,12 @@ def _rounds(bench: Bench, tokens: Path) -> dict[str, list[Turn]]:
     running: dict[str, Contender] = {}
     try:
         for name in TITLES:
-            _say(f"starting: {name}")
+            say(f"starting: {name}")
             run = (contenders.plain, bench.config(name), tokens) if name == "plain" else ()
             running[name] = Contender(*(run or (contenders.foreword, bench.config(name))))
         turns: dict[str, list[Turn]] = {name: [] for name in TITLES}
         for number in range(bench.arguments.rounds):
-            _say(f"round {number + 1} of {bench.arguments.rounds}, load {os.getloadavg()[0]:.1f}")
+            say(f"round {number + 1} of {bench.arguments.rounds}, load {os.getloadavg()[0]:.1f}")
             # forth and back: none of them is always the first after another
             for name in sorted(running, key=list(running).index, reverse=bool(number % 2)):
                 turns[name].append(running[name].turn(STEPS_PER_TURN))
@@ -272,26 +271,13 @@ def _table(rounds: dict[str, list[Turn]], tokens_per_step: int) -> Table:
 
 def _conditions(bench: Bench, rows: int, segments: int) -> str:
     arguments, model = bench.arguments, bench.config("causal").model
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("torch", "deepspeed", "megatron-core")
-    )
     return (
-        f"{time.strftime('%Y-%m-%d')}, {_processor()}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f} at "
-        f"the start\nPython {platform.python_version()}, {versions}\n"
+        f"{conditions(f'{arguments.threads} threads', 'torch', 'deepspeed', 'megatron-core')}\n"
         f"{model.num_layers} layers, hidden size {model.hidden_size}, {model.num_attention_heads} heads, "
         f"{arguments.vocab_size:,} ids, {arguments.rows} rows of {arguments.sequence_length} tokens a step, fp32, "
         f"ZeRO {arguments.zero_stage}\npacked: {segments / rows:.1f} documents a row; "
         f"{arguments.rounds} rounds of {STEPS_PER_TURN} steps each"
     )
-
-
-def _processor() -> str:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{len(os.sched_getaffinity(0))} cores of {names[0].split(':')[1].strip() if names else platform.machine()}"
-
-
-def _say(message: str) -> None:
-    print(f"bench: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from slurm.events import JobEvent, append_event, read_events
 from slurm.job.cluster_state import JobState, Node, Queue
 from slurm.job.hostlist import expand, join
 from slurm.job.policy import FAILURES, Decision, End, Limits, decide
-from slurm.job.suspects import exclusions, read_suspects, with_news, write_suspects
+from slurm.job.suspects import Suspect, exclusions, read_suspects, with_news, write_suspects
 from slurm.preflight.report import result_path, unfit_nodes
 
 ENDINGS = (*FAILURES, "finished", "failed", "stopped", "cancelled")
@@ -193,8 +193,12 @@ def _suspect(start: ThisStart, reasons: Mapping[str, str]) -> None:
         return
     for node, reason in reasons.items():
         say(f"{node} is suspect from now on: {reason}")
+    _write_down(start, with_news(read_suspects(start.run_dir), reasons, datetime.now(UTC)))
+
+
+def _write_down(start: ThisStart, suspects: Sequence[Suspect]) -> None:
     try:
-        write_suspects(start.run_dir, with_news(read_suspects(start.run_dir), reasons, datetime.now(UTC)))
+        write_suspects(start.run_dir, suspects)
     except OSError as error:
         warn(f"{start.run_dir}: suspect nodes cannot be written down: {error.strerror}")
 
@@ -213,10 +217,7 @@ def _exclude(start: ThisStart, job: JobState, nodes: Mapping[str, Node]) -> list
                 f"{suspect.node} is not suspect any more, because too few nodes would remain;"
                 f" it was since {suspect.since}: {suspect.reason}"
             )
-        try:
-            write_suspects(start.run_dir, [suspect for suspect in suspects if suspect not in dropped])
-        except OSError as error:
-            warn(f"{start.run_dir}: suspect nodes cannot be written down: {error.strerror}")
+        _write_down(start, [suspect for suspect in suspects if suspect not in dropped])
     return excluded
 
 

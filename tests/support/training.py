@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 from processes import run_distributed
+from tiny_corpus import make_corpus
 
-from foreword.config import validate
+from foreword.config import dump_config, validate
 from foreword.errors import ForewordError
 from pipeline.config.train import TrainConfig
 from slurm.job.port import reserve_port
@@ -48,6 +49,16 @@ def train_all(world_size: int, *configs: TrainConfig, timeout_s: float = 300.0) 
     """
     ports = [reserve_port() for _ in configs]
     return run_distributed(world_size, _train_each, configs, ports, timeout_s=timeout_s)
+
+
+def finished_run(root: Path, world_size: int) -> Path:
+    """`root`, which gets a finished run, `run`, with a checkpoint in the middle and one at the end; beside it its
+    corpus and its configuration, `c.yaml`.
+    """
+    config = train_config(root / "run", make_corpus(root / "corpus").path)
+    (root / "c.yaml").write_text(dump_config(config))
+    assert train_all(world_size, config) == [[None]] * world_size
+    return root
 
 
 def _train_each(configs: list[TrainConfig], ports: list[int]) -> list[str | None]:

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from stored_weights import load_weights
-from tiny_corpus import make_corpus
-from training import HALF, STEPS, curve, records, train_all, train_config
+from training import HALF, STEPS, curve, finished_run, records, train_all, train_config
 
 from pipeline.checkpoint.find import complete_checkpoints, newest_complete
 from pipeline.checkpoint.inspect import describe_checkpoint, verify_checkpoint
@@ -20,10 +19,7 @@ NEWEST, OLDER = f"step_{STEPS:08d}", f"step_{HALF:08d}"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A finished run on two processes with a checkpoint in the middle and one at the end."""
-    root = tmp_path_factory.mktemp("finished")
-    corpus = make_corpus(root / "corpus").path
-    assert train_all(2, train_config(root / "run", corpus)) == [[None], [None]]
-    return root
+    return finished_run(tmp_path_factory.mktemp("finished"), 2)
 
 
 @pytest.fixture

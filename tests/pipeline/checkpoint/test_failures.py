@@ -13,8 +13,7 @@ from unittest import mock
 
 import pytest
 from processes import run_distributed
-from tiny_corpus import make_corpus
-from training import HALF, STEPS, curve, records, train_all, train_config
+from training import HALF, STEPS, curve, finished_run, records, train_all, train_config
 
 from foreword.errors import CheckpointError, ForewordError
 from pipeline.checkpoint.find import complete_checkpoints
@@ -26,10 +25,7 @@ SECONDS = 30.0  # of which most are the import and the set-up of two ranks on a 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A finished run on two processes, `run`, and its corpus."""
-    root = tmp_path_factory.mktemp("finished")
-    corpus = make_corpus(root / "corpus").path
-    assert train_all(2, train_config(root / "run", corpus)) == [[None], [None]]
-    return root
+    return finished_run(tmp_path_factory.mktemp("finished"), 2)
 
 
 # What is broken on one rank: (what to patch, what it raises, on which of its calls)

@@ -6,10 +6,8 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import yaml
 from processes import run_distributed
-from tiny_corpus import make_corpus
-from training import HALF, STEPS, curve, records, train_all, train_config
+from training import HALF, STEPS, curve, finished_run, records, train_all, train_config
 
 from foreword.errors import ForewordError
 from pipeline.checkpoint.find import complete_checkpoints, find_checkpoint
@@ -19,12 +17,7 @@ from pipeline.checkpoint.inspect import verify_checkpoint
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A finished run on one process, with its corpus and its configuration."""
-    root = tmp_path_factory.mktemp("finished")
-    corpus = make_corpus(root / "corpus").path
-    config = train_config(root / "run", corpus)
-    (root / "c.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    assert train_all(1, config) == [[None]]
-    return root
+    return finished_run(tmp_path_factory.mktemp("finished"), 1)
 
 
 @pytest.fixture

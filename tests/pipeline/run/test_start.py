@@ -4,11 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 from click.testing import CliRunner
 from processes import run_distributed
-from tiny_corpus import make_corpus
-from training import HALF, STEPS, curve, records, train_all, train_config
+from training import HALF, STEPS, curve, finished_run, records
 
 from foreword.errors import ConfigError
 from pipeline.checkpoint.choose import choose_checkpoint
@@ -23,12 +21,7 @@ NEWEST, OLDER = f"step_{STEPS:08d}", f"step_{HALF:08d}"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A finished run on two processes, with its corpus and its configuration."""
-    root = tmp_path_factory.mktemp("finished")
-    corpus = make_corpus(root / "corpus").path
-    config = train_config(root / "run", corpus)
-    (root / "c.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    assert train_all(2, config) == [[None], [None]]
-    return root
+    return finished_run(tmp_path_factory.mktemp("finished"), 2)
 
 
 @pytest.fixture
